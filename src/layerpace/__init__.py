@@ -1,0 +1,22 @@
+"""layerpace: layer-wise optimizers for PyTorch, and instruments that show how fast every layer trains."""
+
+from layerpace import directions, layers, rules, schedules
+from layerpace.optim import LAMB, LAMBC, LARS, Layca, Layerwise, PercentDelta
+from layerpace.wrap import wrap
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LAMB",
+    "LAMBC",
+    "LARS",
+    "Layca",
+    "Layerwise",
+    "PercentDelta",
+    "__version__",
+    "directions",
+    "layers",
+    "rules",
+    "schedules",
+    "wrap",
+]

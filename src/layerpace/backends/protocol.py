@@ -1,0 +1,98 @@
+"""What a backend must do: two functions, and a look at the gradients before them.
+
+A step cuts the parameters into `Work`: buckets that share a device, a dtype and every option, so that one kernel
+serves each. For each bucket, `accumulate` advances the direction and returns the sums of the table; when the rule
+has turned the table into coefficients, `apply` moves the weights. Between the two, a backend may keep what it likes
+on the bucket. `reference` defines the meaning; the others must agree with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from layerpace.columns import Constants
+from layerpace.directions import Direction
+from layerpace.layers import ParameterLayers
+from layerpace.tensors import Scalar, Tensors
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """Momentum after the rule: v <- mu*v + (1 - damp)*d; w <- w - v, or w - (mu*v + d) with Nesterov.
+
+    With ``lr_inside`` off, d is taken at lr = 1 and lr multiplies what is subtracted, as torch.optim.SGD has it.
+    """
+
+    momentum: float
+    dampening: float
+    nesterov: bool
+    lr_inside: bool = True
+
+
+@dataclass
+class Work:
+    """One bucket: parameters that share a device, a dtype, and all options.
+
+    Attributes:
+        params: the parameters as real tensors; a backend writes the new weights there.
+        grads: their gradients; never written.
+        grad_is_scratch: the gradients belong to the step, so that their memory may be reused.
+        state: the optimizer's state of each parameter; moments and the like, updated in place.
+        layers: how each parameter is cut into layers; the rows of the table follow this order.
+        direction, l2, maximize, velocity, low_precision: options; ``l2`` is coupled weight decay.
+        t: number of this step (1, 2, ...): a number, or tensors that broadcast over the parameters.
+        grad_scale: the factor on every gradient, a 0-d tensor; None: one.
+        ok_L: bool [rows]: a layer that is not ok takes no step, its weights and state stay; None: all are.
+        lr_L: float64 [rows]: the learning rates, where they stand outside of the velocity.
+        update: filled by ``accumulate`` for ``apply``: the working weights w and the direction u.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    grad_is_scratch: bool
+    state: list[dict[str, Tensor]]
+    layers: list[ParameterLayers]
+    direction: Direction
+    l2: float
+    maximize: bool
+    velocity: Velocity | None
+    low_precision: str
+    t: Scalar
+    grad_scale: Tensor | None = None
+    ok_L: Tensor | None = None
+    lr_L: Tensor | None = None
+    update: tuple[Tensors, Tensors] | None = field(default=None, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.params[0].device
+
+    @property
+    def rows(self) -> int:
+        """Number of layers."""
+        return sum(layers.count for layers in self.layers)
+
+
+class Backend(Protocol):
+    """The two functions of a step, and the sums of the gradients that decide whether a layer takes it."""
+
+    def gradient_sums(self, work: Work, columns: tuple[str, ...]) -> Tensor:
+        """Sums over each layer's gradient, times ``grad_scale``, before weight decay: float64 [rows, columns]."""
+        ...
+
+    def accumulate(self, work: Work, columns: tuple[str, ...], constants: Constants) -> Tensor:
+        """Advance the direction by one step and return its sums: float64 [rows, columns]."""
+        ...
+
+    def apply(self, work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
+        """Move the weights by d = c*w + b*u, through the velocity if there is one.
+
+        Args:
+            work: the bucket, after ``accumulate``.
+            c_L, b_L: float64 [rows]; c None stands for zeros.
+        """
+        ...

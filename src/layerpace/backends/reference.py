@@ -1,0 +1,151 @@
+"""The backend that defines the meaning: plain torch, any device, any floating dtype.
+
+Equations run on a whole bucket at once through `layerpace.tensors`. Sums are float64 over chunks of a fixed size,
+so that memory stays bounded and the result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from layerpace.backends.protocol import Work
+from layerpace.columns import COLUMNS, Constants
+from layerpace.directions.base import State
+from layerpace.layers import ParameterLayers
+from layerpace.precision import compute_dtype, store, working_copy
+from layerpace.tensors import Tensors, keep_where
+
+CHUNK = 1 << 22  # entries; two float64 copies of a chunk are 64 MiB
+
+
+def gradient_sums(work: Work, columns: tuple[str, ...]) -> Tensor:
+    g = _gradients(work)
+    return sums(g, g, work.layers, columns, Constants())
+
+
+def accumulate(work: Work, columns: tuple[str, ...], constants: Constants) -> Tensor:
+    w = Tensors([working_copy(p, s, work.low_precision) for p, s in zip(work.params, work.state, strict=True)])
+    g = _gradients(work)
+    if work.maximize:
+        g = -g
+    if work.l2:
+        g = g + w * work.l2
+    state = _direction_state(work)
+    before = {name: x.clone() for name, x in state.items()} if work.ok_L is not None else {}
+    u = work.direction(g, w, state, work.t)
+    if work.ok_L is not None:
+        ok = spread(work.ok_L, work.layers, w)
+        if before and any(u.items[0] is x.items[0] for x in state.values()):
+            u = u.clone()
+        for name, x in before.items():
+            keep_where(ok, state[name], x)
+    work.update = w, u
+    return sums(w, u, work.layers, columns, constants)
+
+
+def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
+    assert work.update is not None, "accumulate comes before apply"
+    w, u = work.update
+    work.update = None
+    b = spread(b_L, work.layers, w)
+    d = u.mul_(b) if _is_scratch(u, work) else u * b
+    if c_L is not None:
+        d.addcmul_(w, spread(c_L, work.layers, w))
+    if work.ok_L is None:
+        w.sub_(d if work.velocity is None else _through_velocity(d, work, _velocities(work, d)))
+    else:
+        ok = spread(work.ok_L, work.layers, w)
+        before = w.clone()
+        if work.velocity is None:
+            w.sub_(d)
+        else:
+            v = _velocities(work, d)
+            v_before = v.clone()
+            w.sub_(_through_velocity(d, work, v))
+            keep_where(ok, v, v_before)
+        keep_where(ok, w, before)
+    for param, weight in zip(work.params, w, strict=True):
+        store(param, weight, work.low_precision)
+
+
+def _gradients(work: Work) -> Tensors:
+    dtype = compute_dtype(work.params[0].dtype)
+    g = Tensors([grad.to(dtype) for grad in work.grads])
+    return g if work.grad_scale is None else g * Tensors([work.grad_scale] * len(g))
+
+
+def _direction_state(work: Work) -> State:
+    return {name: Tensors([state[name] for state in work.state]) for name in work.direction.state_names()}
+
+
+def _is_scratch(u: Tensors, work: Work) -> bool:
+    """Whether the memory of u may be written: it is neither a gradient of the user's nor a state tensor."""
+    first = u.items[0]
+    if any(first is tensor for tensor in work.state[0].values()):
+        return False
+    return work.grad_is_scratch or first is not work.grads[0]
+
+
+def _velocities(work: Work, d: Tensors) -> Tensors:
+    for state, x in zip(work.state, d, strict=True):
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(x)
+    return Tensors([state["velocity"] for state in work.state])
+
+
+def _through_velocity(d: Tensors, work: Work, v: Tensors) -> Tensors:
+    velocity = work.velocity
+    assert velocity is not None
+    v.mul_(velocity.momentum).add_(d * (1 - velocity.dampening) if velocity.dampening else d)
+    move = (v * velocity.momentum).add_(d) if velocity.nesterov else v
+    return move if work.lr_L is None else move * spread(work.lr_L, work.layers, d)
+
+
+def spread(x_L: Tensor, layers: list[ParameterLayers], like: Tensors) -> Tensors:
+    """One number a layer -> tensors that broadcast over the parameters: 0-d, or (rows, 1, ...) for segments."""
+    x_L = x_L if x_L.dtype == torch.bool else x_L.to(like.dtype)
+    if all(cut.sizes is None for cut in layers):
+        return Tensors(x_L.unbind())
+    out = []
+    for values, cut, w in zip(torch.split(x_L, [cut.count for cut in layers]), layers, like, strict=True):
+        if cut.sizes is None:
+            out.append(values[0])
+        else:
+            repeats = torch.tensor(cut.sizes).to(values.device, non_blocking=True)
+            rows = torch.repeat_interleave(values, repeats, output_size=w.shape[0])
+            out.append(rows.reshape(-1, *[1] * (w.ndim - 1)))
+    return Tensors(out)
+
+
+def sums(
+    w: Tensors, u: Tensors, layers: list[ParameterLayers], columns: tuple[str, ...], constants: Constants
+) -> Tensor:
+    """The table of these layers: float64 [rows, columns]."""
+    if not columns:
+        return torch.zeros(sum(cut.count for cut in layers), 0, dtype=torch.float64, device=w.items[0].device)
+    rows = [_sums(a, b, cut, columns, constants) for a, b, cut in zip(w, u, layers, strict=True)]
+    return torch.cat(rows)
+
+
+def _sums(w: Tensor, u: Tensor, cut: ParameterLayers, columns: tuple[str, ...], constants: Constants) -> Tensor:
+    if cut.sizes is None:
+        return _layer_sums(w.reshape(1, -1), u.reshape(1, -1), columns, constants)
+    if len(set(cut.sizes)) == 1:
+        count = len(cut.sizes)
+        entries = w.numel() // count
+        return _layer_sums(w.reshape(count, entries), u.reshape(count, entries), columns, constants)
+    pairs = zip(torch.split(w, list(cut.sizes)), torch.split(u, list(cut.sizes)), strict=True)
+    return torch.cat([_layer_sums(a.reshape(1, -1), b.reshape(1, -1), columns, constants) for a, b in pairs])
+
+
+def _layer_sums(w_Sn: Tensor, u_Sn: Tensor, columns: tuple[str, ...], constants: Constants) -> Tensor:
+    width = max(1, CHUNK // max(1, w_Sn.shape[0]))
+    total: Tensor | None = None
+    for a, b in zip(torch.split(w_Sn, width, 1), torch.split(u_Sn, width, 1), strict=True):
+        wide = a.double()
+        wide_u = wide if b is a else b.double()
+        part = torch.stack([COLUMNS[name](wide, wide_u, constants) for name in columns], 1)
+        total = part if total is None else total + part
+    assert total is not None
+    return total

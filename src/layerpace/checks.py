@@ -1,0 +1,55 @@
+"""Checks of hyperparameters: one place for the wording of a range error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def check_range(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise unless ``value`` is a number of the range; ``nan`` is outside of every range.
+
+    A tensor that lives on an accelerator is not read: that would make the step wait for the device.
+
+    Raises:
+        TypeError: ``value`` is not a number.
+        ValueError: ``value`` is outside of the range; the message has the value and the range.
+    """
+    device = getattr(value, "device", None)
+    if device is not None and device.type != "cpu":
+        return
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    above = number > low if open_low else number >= low
+    below = number < high if open_high else number <= high
+    if not (above and below):
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
+        raise ValueError(f"{name} must be in {interval}, got {value!r}")
+
+
+def check_betas(betas: Any) -> None:
+    """Raise unless ``betas`` is a pair of numbers in [0, 1).
+
+    Raises:
+        ValueError: not a pair, or one of them is out of range.
+    """
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
+    for k, beta in enumerate(betas):
+        check_range(f"betas[{k}]", beta, 0, 1, open_high=True)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

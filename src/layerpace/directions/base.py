@@ -1,0 +1,74 @@
+"""What a direction is: the elementwise step of an optimizer, before any learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from layerpace.tensors import Scalar, Tensors
+
+State = dict[str, Tensors]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """u, state <- D(g, w, state).
+
+    A direction is a frozen dataclass; its fields are the options that param groups may override. ``w <- w - lr*u``
+    is then the optimizer of the same name, and a rule of `layerpace.rules` makes it layer-wise.
+
+    Subclasses say which state they keep (``init``) and what u is (``__call__``). Both see real tensors in the
+    dtype of the computation: float32 for half-precision weights, two real numbers for a complex one.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+
+    def options(self) -> dict[str, Any]:
+        """The fields and their values: the defaults of the param groups."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
+        """The state of a weight w before its first step.
+
+        Args:
+            w: the weight, any shape.
+            one: a one that broadcasts over w, shape () or (rows, 1, ...) where w has several layers; state that is
+                a number for each layer has its shape.
+        """
+        return {}
+
+    def state_names(self) -> tuple[str, ...]:
+        """The names that ``init`` gives."""
+        return _state_names(self)
+
+    def rate(self, t: Scalar) -> Scalar:
+        """A factor on lr that depends on the number of the step alone."""
+        return 1.0
+
+    def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
+        """u of the t-th step (t = 1, 2, ...); updates ``state`` in place, never ``g`` or ``w``.
+
+        What is returned may be ``g`` itself or a tensor of the state: the caller does not write to it.
+        """
+        raise NotImplementedError
+
+
+@lru_cache(maxsize=256)
+def _state_names(direction: Direction) -> tuple[str, ...]:
+    return tuple(direction.init(torch.empty(0), torch.ones(())))
+
+
+def zeros(w: Tensor) -> Tensor:
+    """A zero state tensor with the memory layout of w."""
+    return torch.zeros_like(w, memory_format=torch.preserve_format)
+
+
+def divide(m: Scalar, v: Tensors, v_correction: Scalar, eps: float, eps_inside_sqrt: bool) -> Tensors:
+    """m / (sqrt(v/v_correction) + eps), or m / sqrt(v/v_correction + eps); m is a fresh tensor, or a number."""
+    denominator = v / v_correction
+    denominator = denominator.add_(eps).sqrt_() if eps_inside_sqrt else denominator.sqrt_().add_(eps)
+    return m.div_(denominator) if isinstance(m, Tensors) else m / denominator

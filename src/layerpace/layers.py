@@ -1,0 +1,242 @@
+"""Parameters -> layers: names, segments, exclusion, and multipliers of the learning rate.
+
+A layer is what gets one row of the table: by default one tensor. It can be finer: ``segments`` cuts a tensor along
+dimension 0 into layers of their own (the three parts of a fused QKV matrix, stacked experts, an embedding's rows).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Exclude: TypeAlias = "None | bool | str | Sequence[str] | Callable[[str, Tensor], bool]"
+Segments: TypeAlias = "int | str | Sequence[int]"
+
+
+@dataclass(frozen=True)
+class ParameterLayers:
+    """How one parameter is cut into layers.
+
+    Attributes:
+        name: of the parameter, "" where none is known.
+        excluded: neither the layer rule nor weight decay applies.
+        sizes: rows of dimension 0 in each layer; None: the tensor is one layer.
+    """
+
+    name: str
+    excluded: bool = False
+    sizes: tuple[int, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        return 1 if self.sizes is None else len(self.sizes)
+
+    @property
+    def layer_names(self) -> list[str]:
+        return [self.name] if self.sizes is None else [f"{self.name}[{k}]" for k in range(len(self.sizes))]
+
+    def entries(self, shape: Sequence[int]) -> list[int]:
+        """Number of entries of each layer, for a parameter of that shape."""
+        row = 1
+        for size in shape[1:]:
+            row *= size
+        if self.sizes is None:
+            return [row * (shape[0] if len(shape) else 1)]
+        return [size * row for size in self.sizes]
+
+
+def is_vector(name: str, param: Tensor) -> bool:
+    """True of tensors with at most one dimension: biases, norm scales, single numbers."""
+    return param.ndim <= 1
+
+
+def excluded(exclude: Exclude, name: str, param: Tensor) -> bool:
+    """Whether ``exclude`` covers the parameter.
+
+    Args:
+        exclude: None or an empty sequence (nothing), a bool, a glob or globs over names, or a predicate of
+            (name, parameter).
+
+    Raises:
+        ValueError: a glob where the parameter has no name.
+        TypeError: none of the forms above.
+    """
+    if exclude is None or isinstance(exclude, bool):
+        return bool(exclude)
+    if callable(exclude):
+        return bool(exclude(name, param))
+    return any(matches(pattern, name, "exclude") for pattern in _globs(exclude))
+
+
+def _globs(patterns: Any) -> tuple[str, ...]:
+    globs = (patterns,) if isinstance(patterns, str) else tuple(patterns) if isinstance(patterns, Sequence) else None
+    if globs is None or not all(isinstance(glob, str) for glob in globs):
+        raise TypeError(f"exclude must be None, a bool, a glob, a list of globs or a predicate, got {patterns!r}")
+    return globs
+
+
+def matches(pattern: str, name: str, argument: str) -> bool:
+    """Whether a glob of the argument covers the name; ValueError where there is no name."""
+    if not name:
+        raise ValueError(
+            f"{argument}={pattern!r} selects by name, and the parameters have none: "
+            "pass model.named_parameters() instead of model.parameters()"
+        )
+    return fnmatchcase(name, pattern)
+
+
+def patterns_of(exclude: Exclude, segments: Mapping[str, Segments] | None) -> list[tuple[str, str]]:
+    """The (argument, glob) pairs that a user gave, so that one which matches no parameter can be reported."""
+    globs = [] if exclude is None or isinstance(exclude, bool) or callable(exclude) else list(_globs(exclude))
+    return [("exclude", glob) for glob in globs] + [("segments", glob) for glob in segments or ()]
+
+
+def segment_sizes(segments: Segments, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Rows of dimension 0 in each segment.
+
+    Args:
+        segments: a number of equal parts, the sizes of the parts, or "rows".
+        name: of the parameter, for the error.
+        shape: of the parameter.
+
+    Raises:
+        ValueError: the parts do not fit dimension 0.
+    """
+    where = f"segments of {name or 'a parameter'!r} with shape {tuple(shape)}"
+    if len(shape) == 0:
+        raise ValueError(f"{where}: a tensor without dimensions cannot be cut")
+    rows = shape[0]
+    if segments == "rows":
+        return (1,) * rows
+    if isinstance(segments, (bool, str)):
+        raise ValueError(f'{where}: must be a number of equal parts, sizes, or "rows", got {segments!r}')
+    if isinstance(segments, int):
+        if segments < 1 or rows % segments:
+            raise ValueError(f"{where}: {rows} rows cannot be cut into {segments} equal parts; pass the sizes")
+        return (rows // segments,) * segments
+    sizes = tuple(int(size) for size in segments)
+    if not sizes or min(sizes) < 1 or sum(sizes) != rows:
+        raise ValueError(f"{where}: sizes must be positive and sum to {rows}, got {list(sizes)}")
+    return sizes
+
+
+def describe(
+    name: str, param: Tensor, exclude: Exclude, segments: Mapping[str, Segments] | Segments | None
+) -> ParameterLayers:
+    """The layers of one parameter. ``segments`` is a mapping from glob to parts, or the parts themselves.
+
+    Raises:
+        ValueError: a glob where the parameter has no name, or parts that do not fit.
+    """
+    parts: Segments | None = None
+    if isinstance(segments, Mapping):
+        matching = [value for glob, value in segments.items() if matches(glob, name, "segments")]
+        if len(matching) > 1:
+            raise ValueError(f"more than one glob of segments matches {name!r}: {sorted(segments)}")
+        parts = matching[0] if matching else None
+    else:
+        parts = segments
+    sizes = None if parts is None else segment_sizes(parts, name, param.shape)
+    return ParameterLayers(name, excluded(exclude, name, param), sizes if sizes and len(sizes) > 1 else None)
+
+
+def multiplier(index: int, count: int, alpha: float) -> float:
+    """The learning-rate multiplier of layer ``index`` of ``count`` in forward order (layer-rotation paper, eq. 1)::
+
+    (1 - alpha)^(5*(count - 1 - index)/(count - 1))    alpha > 0: last layers first
+    (1 + alpha)^(5*index/(count - 1))                  alpha <= 0: first layers first
+    """
+    if count == 1:
+        return 1.0
+    depth = index / (count - 1)
+    return float((1 - alpha) ** (5 * (1 - depth)) if alpha > 0 else (1 + alpha) ** (5 * depth))
+
+
+def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> list[dict[str, Any]]:
+    """Param groups whose ``lr_multiplier`` falls or rises with depth (layer-rotation paper, eq. 1; figure 12).
+
+    Layers are the modules that hold a tensor with two or more dimensions, in forward order; a bias has the
+    multiplier of its module, a module with vectors only (a normalisation) that of the layer before it. Our
+    optimizers multiply a group's lr by its ``lr_multiplier``; those of torch do not know the key.
+
+    Args:
+        model: the network.
+        alpha: in (-1, 1): below 0 the first layers train faster, above 0 the last, 0 all alike.
+        example_input: what the model's forward takes, a tensor, a tuple of positional arguments or a dict of
+            keyword arguments: one pass without gradients measures the order of the layers. None: the order in
+            which the modules were registered, which need not be the order of the computation.
+
+    Returns:
+        One group for each multiplier, first layer first, with named parameters.
+
+    Raises:
+        ValueError: alpha out of range, or a model without such layers.
+
+    Example:
+        >>> import torch, layerpace as lp
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> [round(group["lr_multiplier"], 4) for group in lp.layers.prioritize(net, -0.5)]
+        [1.0, 0.0312]
+        >>> optimizer = lp.Layca(lp.layers.prioritize(net, -0.5), lr=0.01)
+    """
+    if not -1 < alpha < 1:
+        raise ValueError(f"alpha must be in (-1, 1), got {alpha!r}")
+    modules = _forward_order(model, example_input)
+    names = {id(p): name for name, p in model.named_parameters()}
+    seen: set[int] = set()
+    owned: list[list[tuple[str, nn.Parameter]]] = []
+    for module in modules:
+        fresh = [p for p in module.parameters(recurse=False) if id(p) not in seen]
+        seen.update(id(p) for p in fresh)
+        owned.append([(names[id(p)], p) for p in fresh])
+    is_layer = [any(p.ndim >= 2 for _, p in params) for params in owned]
+    count = sum(is_layer)
+    if count == 0:
+        raise ValueError("the model has no tensor with two or more dimensions, so there is no layer to prioritize")
+    groups: dict[float, list[tuple[str, nn.Parameter]]] = {}
+    index = -1
+    for params, layer in zip(owned, is_layer, strict=True):
+        index += layer
+        if params:
+            groups.setdefault(multiplier(max(index, 0), count, alpha), []).extend(params)
+    return [{"params": params, "lr_multiplier": value} for value, params in groups.items()]
+
+
+def _forward_order(model: nn.Module, example_input: Any) -> list[nn.Module]:
+    """Modules that own parameters, in the order of their first call; those never called come last."""
+    owners = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+    if example_input is None:
+        return owners
+    called: list[nn.Module] = []
+
+    def note(module: nn.Module, args: Any) -> None:
+        if module not in called:
+            called.append(module)
+
+    hooks = [module.register_forward_pre_hook(note) for module in owners]
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()
+            if isinstance(example_input, Mapping):
+                model(**example_input)
+            else:
+                model(*(example_input if isinstance(example_input, tuple) else (example_input,)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    unused = [module for module in owners if module not in called]
+    if unused:
+        warnings.warn(
+            f"{len(unused)} modules with parameters were not called on the example input; they come last",
+            stacklevel=3,
+        )
+    return called + unused

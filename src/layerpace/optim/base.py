@@ -1,0 +1,414 @@
+"""`Layerwise`: any direction with any rule, as a `torch.optim.Optimizer`.
+
+This module is the optimizer's citizenship of torch: param groups, state, saving and loading. What a step computes is
+in `layerpace.step`; each method of this folder is a direction and a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from layerpace import backends, directions, rules
+from layerpace.backends import Velocity
+from layerpace.checks import check_choice, check_range
+from layerpace.directions import Direction
+from layerpace.layers import Exclude, ParameterLayers, Segments, describe, is_vector, matches, patterns_of
+from layerpace.optim.loading import cast_state, check_loadable
+from layerpace.precision import MODES, compute_dtype
+from layerpace.rules import Rule
+from layerpace.step import DeviceStep, Entry, Scaling, Settings, layerwise_step
+
+NONFINITE = ("propagate", "skip", "raise")
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments that every optimizer of layerpace takes; see `Layerwise` for their meaning."""
+
+    maximize: bool
+    exclude: Exclude
+    segments: Mapping[str, Segments] | None
+    min_rms: float
+    low_precision: str
+    nonfinite: str
+    max_grad_norm: float | None
+    backend: str
+
+
+class Layerwise(Optimizer):
+    """Any direction with any layer rule::
+
+        u, state <- D(g, w, state)          the direction: SGD, Adam, RMSProp, ...
+        c, b     <- R(sums over the layer)  the rule: trust ratio, percent delta, rotation, ...
+        d = c*w + b*u                       the displacement, learning rate included
+        w <- w - d                          or, with momentum: v <- momentum*v + (1 - dampening)*d;  w <- w - v
+
+    Args:
+        params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer. A group may have values of
+            its own for ``lr``, ``lr_multiplier``, ``weight_decay``, ``decoupled_weight_decay``, ``maximize``,
+            ``momentum``, ``dampening``, ``nesterov`` and the direction's options, and an ``exclude`` (a bool too)
+            and ``segments`` (parts too).
+        direction: an instance such as ``layerpace.directions.RAdam()``, or a name.
+        rule: an instance such as ``layerpace.rules.TrustRatio(clip=1.0)``, or a name.
+        lr: learning rate, >= 0; its unit is the rule's. A number or a 0-d tensor.
+        weight_decay: lambda, >= 0.
+        decoupled_weight_decay: decoupled, as in AdamW (True): the rule moves w by its share of lambda*w as well; or
+            coupled (False): lambda*w is added to the gradient. None: decoupled where the rule can (identity and
+            trust ratio), else coupled.
+        momentum: mu of the velocity *after* the rule, in [0, 1); momentum before the rule is the direction's.
+        dampening: in [0, 1]; equal to momentum, the velocity is an average and lr keeps its meaning.
+        nesterov: w <- w - (momentum*v + d); needs dampening 0.
+        lr_in_velocity: d holds the lr of the step in which it was made. Off: v is made of d/lr, and w <- w - lr*v,
+            as in torch.optim.SGD; for the identity and the trust ratio. The two differ while lr changes.
+        maximize: ascend.
+        exclude: which tensors get neither rule nor weight decay: None or () for none, a glob or globs over parameter
+            names, or a predicate of (name, tensor). "auto": the rule's default, which is tensors with at most one
+            dimension for trust ratio and rotation, and none for the others.
+        segments: {glob of names: parts}: cut a tensor along dimension 0 into layers of their own: a number of equal
+            parts, their sizes, or "rows".
+        min_rms: the root mean square, in units of the weights, that a layer's norm is never taken to be below: a
+            tensor of zeros can start, and does not jump. 0: the papers' text.
+        low_precision: "master" (a float32 copy), "stochastic" (rounding) or "plain" for float16 and bfloat16
+            parameters; see `layerpace.precision`. Moments are float32 in all of them.
+        nonfinite: what a layer with inf or nan in its gradient does: "propagate" it, "skip" the step (the layer's
+            weights, state and step count stay), or "raise" FloatingPointError before anything changes, which waits
+            for the device.
+        max_grad_norm: scale all gradients so that their joint L2 norm is at most this, inside the step.
+        backend: "auto" or "reference".
+
+    Raises:
+        TypeError: an unknown keyword.
+        ValueError: a value out of range, with the value, the range and the parameter group; duplicate parameters; a
+            glob that matches no parameter.
+
+    Example:
+        >>> import torch, layerpace as lp
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = lp.Layerwise(
+        ...     model.parameters(),
+        ...     direction=lp.directions.RAdam(),
+        ...     rule=lp.rules.TrustRatio(clip=(0.0, 1.0)),
+        ...     lr=1e-2,
+        ... )
+        >>> model(torch.ones(1, 4)).sum().backward()
+        >>> optimizer.step()
+    """
+
+    # GradScaler hands over its scale and its found_inf instead of waiting for the device to decide.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        direction: str | Direction,
+        rule: str | Rule,
+        lr: float | Tensor,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool | None = None,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        lr_in_velocity: bool = True,
+        maximize: bool = False,
+        exclude: Exclude = "auto",
+        segments: Mapping[str, Segments] | None = None,
+        min_rms: float = 1e-3,
+        low_precision: str = "master",
+        nonfinite: str = "propagate",
+        max_grad_norm: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        self.direction = directions.get(direction)
+        self.rule = rules.get(rule)
+        check_range("min_rms", min_rms, 0)
+        check_choice("low_precision", low_precision, MODES)
+        check_choice("nonfinite", nonfinite, NONFINITE)
+        if max_grad_norm is not None:
+            check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
+        backends.check(backend)
+        if segments is not None and not isinstance(segments, Mapping):
+            raise TypeError(f"segments must map globs of parameter names to parts, got {segments!r}")
+        self._lr_in_velocity = lr_in_velocity
+        self._settings = Settings(self.rule, min_rms, low_precision, nonfinite, max_grad_norm, backend)
+        self._exclude = default_exclude(self.rule) if exclude == "auto" else exclude
+        self._segments = dict(segments) if segments is not None else None
+        self._layers: dict[Tensor, ParameterLayers] = {}
+
+        defaults: dict[str, Any] = {
+            "lr": lr,
+            "lr_multiplier": 1.0,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": self.rule.decoupled if decoupled_weight_decay is None else decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        options = self.direction.options()
+        if "momentum" in options:
+            if momentum:
+                name = type(self.direction).__name__
+                raise ValueError(
+                    f"momentum={momentum!r} is momentum after the rule, and the direction {name} has momentum of its "
+                    "own before it: use one of them"
+                )
+        else:
+            defaults |= {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+            if not lr_in_velocity and not self.rule.decoupled:
+                raise ValueError(f"lr_in_velocity=False has no meaning for the rule {type(self.rule).__name__}")
+        super().__init__(params, defaults | options)
+        check_globs([layers.name for layers in self._layers.values()], self._exclude, self._segments)
+
+    # Param groups and layers
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; see `Layerwise` for its keys.
+
+        Raises:
+            ValueError: a value out of range, or parameters that are here already; nothing is added then.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"a param group must be a dict, got {type(param_group).__name__}")
+        group = dict(param_group)
+        exclude = group.pop("exclude", self._exclude)
+        exclude = default_exclude(self.rule) if exclude == "auto" else exclude
+        segments = group.pop("segments", self._segments)
+        index = len(self.param_groups)
+        self._check_group({**self.defaults, **group}, index)
+        params = group.get("params", [])
+        group["params"] = params = [params] if isinstance(params, Tensor) else list(params)
+        tensors = [p[1] if isinstance(p, tuple) else p for p in params]
+        if len({id(p) for p in tensors}) < len(tensors):
+            raise ValueError(f"parameter group {index} contains the same parameter twice")
+        super().add_param_group(group)
+        added = self.param_groups[-1]
+        try:
+            names = added.get("param_names") or [""] * len(added["params"])
+            cuts = [describe(name, p, exclude, segments) for name, p in zip(names, added["params"], strict=True)]
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        self._layers.update(zip(added["params"], cuts, strict=True))
+
+    def _check_group(self, group: Mapping[str, Any], index: int) -> None:
+        settings = {f.name for f in fields(self.rule)} | {f.name for f in fields(Settings)}
+        settings |= {"trust_coefficient", "trust_clip"}
+        for key in group:
+            if key in settings and key not in self.defaults:
+                raise TypeError(f"{key} holds for the whole optimizer and cannot be set in parameter group {index}")
+        try:
+            self._hyperparameters(group)
+        except ValueError as error:
+            raise ValueError(f"{error} (parameter group {index})") from None
+
+    def _hyperparameters(self, group: Mapping[str, Any]) -> tuple[Direction, Velocity | None]:
+        """The direction and the velocity of a group, checked."""
+        check_range("lr", group["lr"], 0)
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+            raise ValueError(f"lr must be a number or a tensor with one element, got shape {tuple(group['lr'].shape)}")
+        check_range("lr_multiplier", group["lr_multiplier"], 0)
+        check_range("weight_decay", group["weight_decay"], 0)
+        if group["decoupled_weight_decay"] and not self.rule.decoupled and group["weight_decay"]:
+            raise ValueError(
+                f"decoupled_weight_decay=True has no meaning for the rule {type(self.rule).__name__}: "
+                "pass False to add weight_decay*w to the gradient"
+            )
+        values = {name: group[name] for name in self.direction.options()}
+        if "betas" in values:
+            values["betas"] = tuple(values["betas"])
+        direction = type(self.direction)(**values)
+        if "momentum" in values:
+            return direction, None
+        check_range("momentum", group["momentum"], 0, 1, open_high=True)
+        check_range("dampening", group["dampening"], 0, 1)
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError(
+                "nesterov needs momentum > 0 and dampening = 0, got "
+                f"momentum={group['momentum']!r}, dampening={group['dampening']!r}"
+            )
+        if group["momentum"] == 0 and group["dampening"] == 0:
+            return direction, None
+        momentum, dampening, nesterov = group["momentum"], group["dampening"], group["nesterov"]
+        return direction, Velocity(float(momentum), float(dampening), bool(nesterov), self._lr_in_velocity)
+
+    @property
+    def layers(self) -> dict[Tensor, ParameterLayers]:
+        """How each parameter is cut into layers, in the order of the groups."""
+        return dict(self._layers)
+
+    # The step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model and returns the loss; it runs with gradients enabled, before the step.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            ValueError: an option out of range (a scheduler may have set it), nothing has changed.
+            RuntimeError: sparse gradients or sharded parameters, nothing has changed.
+            FloatingPointError: see ``nonfinite``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        entries = self._entries()
+        if entries:
+            self._observe(layerwise_step(entries, self._settings, self._scaling()))
+        return loss
+
+    def _scaling(self) -> Scaling:
+        return Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+
+    def _observe(self, steps: list[DeviceStep]) -> None:
+        """Called with what each step did."""
+
+    def _entries(self) -> list[Entry]:
+        """What takes part in this step. All checks come before the first change of state."""
+        found: list[tuple[Tensor, Entry]] = []
+        for index, group in enumerate(self.param_groups):
+            with_grad = [p for p in group["params"] if p.grad is not None]
+            if not with_grad:
+                continue
+            try:
+                direction, velocity = self._hyperparameters(group)
+            except ValueError as error:
+                raise ValueError(f"{error} (parameter group {index})") from None
+            found += [(p, self._entry(p, p.grad, group, direction, velocity)) for p in with_grad]
+        for param, entry in found:
+            if "step" not in entry.state:
+                entry.state.update(self._initial_state(param, entry.direction))
+        return [entry for _, entry in found]
+
+    def _entry(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        group: Mapping[str, Any],
+        direction: Direction,
+        velocity: Velocity | None,
+    ) -> Entry:
+        layers = self._layers[param]
+        check_supported(param, grad, layers.name)
+        decay = 0.0 if layers.excluded else group["weight_decay"]
+        decoupled = group["decoupled_weight_decay"]
+        lr, multiplier = group["lr"], group["lr_multiplier"]
+        return Entry(
+            param=real(param),
+            grad=real(grad),
+            state=self.state[param],
+            layers=layers,
+            direction=direction,
+            lr=lr if multiplier == 1.0 else lr * multiplier,
+            weight_decay=decay if decoupled else 0.0,
+            l2=0.0 if decoupled else decay,
+            maximize=bool(group["maximize"]),
+            velocity=velocity,
+        )
+
+    # State
+
+    def _initial_state(self, param: Tensor, direction: Direction, device: str | None = None) -> dict[str, Tensor]:
+        """The state before the first step: the step count, and what the direction keeps.
+
+        ``device`` "meta" gives its shapes, dtypes and strides without memory.
+        """
+        w = torch.empty_like(real(param), dtype=compute_dtype(param.dtype), device=device)
+        sizes = self._layers[param].sizes
+        shape = () if sizes is None else (w.shape[0], *[1] * (w.ndim - 1))
+        one = torch.ones(shape, dtype=torch.float64, device=w.device)
+        step = torch.zeros(shape, dtype=torch.float32, device=device or self._step_device(param))
+        return {"step": step, **direction.init(w, one)}
+
+    def _step_device(self, param: Tensor) -> torch.device:
+        """Step counts stay on the host, as in torch, unless the device decides who steps or they differ by row."""
+        on_device = self._layers[param].sizes is not None or self._settings.nonfinite == "skip"
+        return param.device if on_device else torch.device("cpu")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, also that of another dtype or device; moments keep their precision.
+
+        Raises:
+            ValueError: groups, shapes or names that do not fit; nothing has changed.
+        """
+        captured: dict[str, Any] = {}
+
+        def before(optimizer: Optimizer, state: dict[str, Any]) -> None:
+            captured.update(state)
+            check_loadable(self, state)
+
+        def after(optimizer: Optimizer) -> None:
+            # torch casts all state to the parameter's dtype; float32 moments of a bfloat16 weight would be lost.
+            cast_state(self, captured)
+
+        handles = (
+            self.register_load_state_dict_pre_hook(before),
+            self.register_load_state_dict_post_hook(after, prepend=True),
+        )
+        missing = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for group, values in zip(self.param_groups, missing, strict=True):
+            for key, value in values.items():
+                group.setdefault(key, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("direction", "rule", "_settings", "_exclude", "_segments", "_layers", "_lr_in_velocity")
+        state = super().__getstate__()
+        state |= {name: self.__dict__[name] for name in own}
+        if "<" in getattr(self._exclude, "__qualname__", ""):
+            # A lambda cannot be pickled, and has done its work; groups that are added later say their own.
+            state["_exclude"] = default_exclude(self.rule)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+
+def default_exclude(rule: Rule) -> Exclude:
+    """What a rule leaves out unless told otherwise."""
+    return is_vector if rule.excludes_vectors else None
+
+
+def check_globs(names: list[str], exclude: Exclude, segments: Mapping[str, Segments] | None) -> None:
+    """Raise ValueError for a glob that matches none of the names: it is likely a typing error."""
+    for argument, glob in patterns_of(exclude, segments):
+        if not any(matches(glob, name, argument) for name in names):
+            shown = ", ".join(repr(name) for name in names[:5])
+            raise ValueError(f"{argument}={glob!r} matches no parameter; the names are {shown}, ...")
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, as torch.optim treats them."""
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
+    """Raise RuntimeError for tensors that a step cannot treat rightly."""
+    which = repr(name) if name else f"a parameter of shape {tuple(param.shape)}"
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"the gradient of {which} is sparse ({grad.layout}), and the sums over a layer need all of it: "
+            "use sparse=False in the embedding"
+        )
+    if hasattr(param, "placements"):
+        raise RuntimeError(
+            f"{which} is a DTensor: norms of sharded layers are not supported, and one shard's norm would be wrong"
+        )
+    if not (param.is_floating_point() or param.is_complex()):
+        raise RuntimeError(f"{which} has dtype {param.dtype}; weights must be floating point or complex")

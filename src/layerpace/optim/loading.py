@@ -1,0 +1,84 @@
+"""Loading a state dict: what must fit, and the precision that torch would lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layerpace.precision import compute_dtype
+
+if TYPE_CHECKING:
+    from layerpace.optim.base import Layerwise
+
+# State that appears when it is first needed, and need not be in a state dict.
+LATER = ("velocity", "master")
+
+
+def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the state dict fits the optimizer.
+
+    Moments that the optimizer needs must be there with the parameter's shape, and hyperparameters must be in range;
+    names that it does not know are kept and ignored.
+    """
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise ValueError(f"not an optimizer's state: {key!r} is missing, the keys are {sorted(state_dict)}")
+    ours = [len(group["params"]) for group in optimizer.param_groups]
+    theirs = [len(group["params"]) for group in state_dict["param_groups"]]
+    if ours != theirs:
+        raise ValueError(f"the state dict has groups of {theirs} parameters, the optimizer has groups of {ours}")
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=True)):
+        optimizer._check_group({**group, **saved}, index)
+    for param, where, state, expected in _saved(optimizer, state_dict):
+        missing = [name for name in (*expected, *optimizer.rule.state_names) if name not in state]
+        if missing:
+            raise ValueError(f"the state of {where} lacks {missing}; it has {sorted(state)}")
+        shapes = {name: like.shape for name, like in expected.items() if name != "step"}
+        shapes |= dict.fromkeys(LATER, expected_shape(param))
+        for name, shape in shapes.items():
+            if name in state and state[name].shape != shape:
+                raise ValueError(
+                    f"{name} of {where} has shape {tuple(state[name].shape)} in the state dict, needs {tuple(shape)}"
+                )
+
+
+def expected_shape(param: Tensor) -> torch.Size:
+    """Shape of a moment: two real numbers for a complex weight."""
+    return torch.Size((*param.shape, 2)) if param.is_complex() else param.shape
+
+
+def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
+    """Put saved state into the optimizer in the dtype, device and memory layout that its parameters compute with."""
+    for param, _, saved, expected in _saved(optimizer, state_dict):
+        working = compute_dtype(param.dtype)
+        state = optimizer.state[param]
+        for name, value in saved.items():
+            if name == "step":
+                step = torch.as_tensor(value, dtype=torch.float32).to(optimizer._step_device(param))
+                state[name] = step.expand(expected[name].shape).clone()
+            elif name in expected:
+                state[name] = torch.empty_like(expected[name], device=param.device).copy_(value)
+            elif name in LATER:
+                state[name] = value.detach().to(param.device, working, copy=True)
+            elif name in optimizer.rule.state_names:
+                state[name] = value.detach().to(param.device, torch.float64, copy=True)
+        if param.dtype == working or optimizer._settings.low_precision != "master":
+            state.pop("master", None)
+
+
+def _saved(
+    optimizer: Layerwise, state_dict: Mapping[str, Any]
+) -> Iterator[tuple[Tensor, str, dict[str, Any], dict[str, Tensor]]]:
+    """(parameter, where it stands, its saved state, its initial state on the meta device)."""
+    groups = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
+    for index, (group, saved) in enumerate(groups):
+        direction, _ = optimizer._hyperparameters({**group, **saved})
+        names = group.get("param_names") or [f"parameter {k}" for k in range(len(group["params"]))]
+        for param, name, key in zip(group["params"], names, saved["params"], strict=True):
+            state = state_dict["state"].get(key)
+            if state:
+                where = f"{name} in parameter group {index}"
+                yield param, where, state, optimizer._initial_state(param, direction, "meta")
