@@ -27,6 +27,8 @@ def check_range(
     if device is not None and device.type != "cpu":
         return
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,29 +34,51 @@ class Constants:
     floor: float = 0.0
 
 
+class Operands:
+    """w and u of S layers, [S, n] in the dtype of the computation; float64 copies are made once, when asked for."""
+
+    def __init__(self, w_Sn: Tensor, u_Sn: Tensor, constants: Constants) -> None:
+        self.w, self.u, self.constants = w_Sn, u_Sn, constants
+
+    @cached_property
+    def wide_w(self) -> Tensor:
+        return self.w.double()
+
+    @cached_property
+    def wide_u(self) -> Tensor:
+        return self.u.double()
+
+
 def _inner(a_Sn: Tensor, b_Sn: Tensor) -> Tensor:
     if a_Sn.shape[0] == 1:
         return torch.dot(a_Sn[0], b_Sn[0]).reshape(1)
     return (a_Sn * b_Sn).sum(1)
 
 
-def _quotient(u_Sn: Tensor, size_Sn: Tensor) -> Tensor:
-    # 0/0 is a weight that asks for no change: it adds nothing.
-    return torch.where(u_Sn == 0, 0.0, u_Sn.abs() / size_Sn).sum(1)
+def _l1(x_Sn: Tensor) -> Tensor:
+    # Terms of one sign: their float64 sum is as good as the terms, and no float64 copy of them is needed.
+    total: Tensor = torch.linalg.vector_norm(x_Sn, 1, dim=1, dtype=torch.float64)
+    return total
 
 
-Reduction = Callable[[Tensor, Tensor, Constants], Tensor]
+def _quotient(u_Sn: Tensor, size_Sn: Tensor, smallest: float) -> Tensor:
+    quotient = u_Sn / size_Sn
+    if smallest < torch.finfo(u_Sn.dtype).tiny:
+        # 0/0 is a weight of zero that asks for no change: it adds nothing.
+        quotient = torch.where(u_Sn == 0, 0.0, quotient)
+    return _l1(quotient)
 
-# w and u are float64 [S, n]: S layers of n entries each; the result is [S].
-COLUMNS: dict[str, Reduction] = {
-    "ww": lambda w, u, k: _inner(w, w),
-    "uu": lambda w, u, k: _inner(u, u),
-    "wu": lambda w, u, k: _inner(w, u),
-    "w_l1": lambda w, u, k: w.abs().sum(1),
-    "u_l1": lambda w, u, k: u.abs().sum(1),
-    "u_over_w_l1": lambda w, u, k: _quotient(u, w.abs() + k.eps),
-    "u_over_floor_l1": lambda w, u, k: _quotient(u, w.abs().clamp(min=k.floor)),
-    "nonfinite": lambda w, u, k: (~torch.isfinite(u)).sum(1).to(torch.float64),
+
+# The result is float64 [S].
+COLUMNS: dict[str, Callable[[Operands], Tensor]] = {
+    "ww": lambda x: _inner(x.wide_w, x.wide_w),
+    "uu": lambda x: _inner(x.wide_u, x.wide_u),
+    "wu": lambda x: _inner(x.wide_w, x.wide_u),
+    "w_l1": lambda x: _l1(x.w),
+    "u_l1": lambda x: _l1(x.u),
+    "u_over_w_l1": lambda x: _quotient(x.u, x.w.abs().add_(x.constants.eps), x.constants.eps),
+    "u_over_floor_l1": lambda x: _quotient(x.u, x.w.abs().clamp_(min=x.constants.floor), x.constants.floor),
+    "nonfinite": lambda x: (~torch.isfinite(x.u)).sum(1).to(torch.float64),
 }
 
 

@@ -24,7 +24,7 @@ class ParameterLayers:
     """How one parameter is cut into layers.
 
     Attributes:
-        name: of the parameter, "" where none is known.
+        name: of the parameter; where none is known, its place among the groups.
         excluded: neither the layer rule nor weight decay applies.
         sizes: rows of dimension 0 in each layer; None: the tensor is one layer.
     """
@@ -71,7 +71,7 @@ def excluded(exclude: Exclude, name: str, param: Tensor) -> bool:
         return bool(exclude)
     if callable(exclude):
         return bool(exclude(name, param))
-    return any(matches(pattern, name, "exclude") for pattern in _globs(exclude))
+    return any(_matches(pattern, name, "exclude") for pattern in _globs(exclude))
 
 
 def _globs(patterns: Any) -> tuple[str, ...]:
@@ -81,8 +81,7 @@ def _globs(patterns: Any) -> tuple[str, ...]:
     return globs
 
 
-def matches(pattern: str, name: str, argument: str) -> bool:
-    """Whether a glob of the argument covers the name; ValueError where there is no name."""
+def _matches(pattern: str, name: str, argument: str) -> bool:
     if not name:
         raise ValueError(
             f"{argument}={pattern!r} selects by name, and the parameters have none: "
@@ -91,7 +90,7 @@ def matches(pattern: str, name: str, argument: str) -> bool:
     return fnmatchcase(name, pattern)
 
 
-def patterns_of(exclude: Exclude, segments: Mapping[str, Segments] | None) -> list[tuple[str, str]]:
+def _patterns(exclude: Exclude, segments: Mapping[str, Segments] | None) -> list[tuple[str, str]]:
     """The (argument, glob) pairs that a user gave, so that one which matches no parameter can be reported."""
     globs = [] if exclude is None or isinstance(exclude, bool) or callable(exclude) else list(_globs(exclude))
     return [("exclude", glob) for glob in globs] + [("segments", glob) for glob in segments or ()]
@@ -108,7 +107,7 @@ def segment_sizes(segments: Segments, name: str, shape: Sequence[int]) -> tuple[
     Raises:
         ValueError: the parts do not fit dimension 0.
     """
-    where = f"segments of {name or 'a parameter'!r} with shape {tuple(shape)}"
+    where = f"segments of {name!r} with shape {tuple(shape)}"
     if len(shape) == 0:
         raise ValueError(f"{where}: a tensor without dimensions cannot be cut")
     rows = shape[0]
@@ -127,23 +126,55 @@ def segment_sizes(segments: Segments, name: str, shape: Sequence[int]) -> tuple[
 
 
 def describe(
-    name: str, param: Tensor, exclude: Exclude, segments: Mapping[str, Segments] | Segments | None
+    name: str, place: str, param: Tensor, exclude: Exclude, segments: Mapping[str, Segments] | Segments | None
 ) -> ParameterLayers:
-    """The layers of one parameter. ``segments`` is a mapping from glob to parts, or the parts themselves.
+    """The layers of one parameter.
+
+    Args:
+        name: of the parameter, "" where none is known; ``place`` stands for it then.
+        segments: a mapping from glob to parts, or the parts themselves.
 
     Raises:
         ValueError: a glob where the parameter has no name, or parts that do not fit.
     """
     parts: Segments | None = None
     if isinstance(segments, Mapping):
-        matching = [value for glob, value in segments.items() if matches(glob, name, "segments")]
+        matching = [value for glob, value in segments.items() if _matches(glob, name, "segments")]
         if len(matching) > 1:
             raise ValueError(f"more than one glob of segments matches {name!r}: {sorted(segments)}")
         parts = matching[0] if matching else None
     else:
         parts = segments
-    sizes = None if parts is None else segment_sizes(parts, name, param.shape)
-    return ParameterLayers(name, excluded(exclude, name, param), sizes if sizes and len(sizes) > 1 else None)
+    sizes = None if parts is None else segment_sizes(parts, name or place, param.shape)
+    return ParameterLayers(name or place, excluded(exclude, name, param), sizes if sizes and len(sizes) > 1 else None)
+
+
+def describe_group(
+    group: Mapping[str, Any], index: int, exclude: Exclude, segments: Mapping[str, Segments] | Segments | None
+) -> dict[Tensor, ParameterLayers]:
+    """The layers of each parameter of param group ``index``; see `describe`.
+
+    Raises:
+        ValueError: also where a group holds a parameter twice.
+    """
+    params = group["params"]
+    if len(set(params)) < len(params):
+        raise ValueError(f"parameter group {index} contains the same parameter twice")
+    names = group.get("param_names") or [""] * len(params)
+    places = [f"group {index}, parameter {k}" for k in range(len(params))]
+    return {
+        param: describe(name, place, param, exclude, segments)
+        for name, place, param in zip(names, places, params, strict=True)
+    }
+
+
+def check_globs(groups: Sequence[Mapping[str, Any]], exclude: Exclude, segments: Mapping[str, Segments] | None) -> None:
+    """Raise ValueError for a glob that matches no parameter's name: it is likely a typing error."""
+    names = [name for group in groups for name in group.get("param_names") or [""] * len(group["params"])]
+    for argument, glob in _patterns(exclude, segments):
+        if not any(_matches(glob, name, argument) for name in names):
+            shown = ", ".join(repr(name) for name in names[:5])
+            raise ValueError(f"{argument}={glob!r} matches no parameter; the names are {shown}, ...")
 
 
 def multiplier(index: int, count: int, alpha: float) -> float:

@@ -17,8 +17,8 @@ _LOWEST_EXPONENT = {torch.bfloat16: -126, torch.float16: -14}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of moments and arithmetic: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    """The dtype of moments and arithmetic: float64 for float64 and complex128, else float32."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def working_copy(param: Tensor, state: dict[str, Tensor], mode: str) -> Tensor:
@@ -57,6 +57,8 @@ def round_stochastically(x: Tensor, dtype: torch.dtype) -> Tensor:
     # Scaling by a power of two is exact; two halves of it, since 2^149 overflows float32.
     half = -ulp // 2
     steps = torch.ldexp(torch.ldexp(x, half), -ulp - half)
-    rounded = torch.floor(steps + torch.rand_like(steps))
+    down = torch.floor(steps)
+    rest = steps - down  # exact; adding the random number to `steps` would round up now and then
+    rounded = down + (torch.rand_like(steps) < rest)
     back = torch.ldexp(torch.ldexp(rounded, -half), ulp + half)
-    return torch.where(torch.isfinite(x), back, x).to(dtype)
+    return torch.where(rest > 0, back, x).to(dtype)

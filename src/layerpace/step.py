@@ -89,7 +89,7 @@ def layerwise_step(entries: Sequence[Entry], settings: Settings, scaling: Scalin
     devices = [_Device(device, members, settings, scaling) for device, members in by_device.items()]
     if settings.max_grad_norm is not None and devices:
         _clip_global_norm(devices, settings.max_grad_norm)
-    if settings.nonfinite == "raise":
+    if settings.nonfinite == "raise" and scaling.found_inf is None:  # else GradScaler looks after them
         _raise_if_nonfinite(devices)
     return [device.step() for device in devices]
 
@@ -159,8 +159,10 @@ class _Device:
         entries = [entry for bucket in self.buckets for entry in bucket]
         layers = _layers(entries, settings.min_rms, self.device)
         if any(work.direction.rate(1.0) != 1.0 for work in self.works):
-            layers = replace(layers, lr=layers.lr * torch.cat([_rates(work) for work in self.works]))
-        coefficients = _coefficients(rule, table, layers, entries)
+            layers = replace(
+                layers, lr=layers.lr * torch.cat([_by_layer(w, w.direction.rate(w.t)) for w in self.works])
+            )
+        coefficients = _coefficients(rule, table, layers, self.works, ok_L)
         for work, rows_of in zip(self.works, _slices(counts), strict=True):
             c_L = None if coefficients.c is None else coefficients.c[rows_of]
             b_L = coefficients.b[rows_of]
@@ -262,15 +264,18 @@ def _raise_if_nonfinite(devices: list[_Device]) -> None:
         )
 
 
-def _rates(work: Work) -> Tensor:
-    """The direction's factors on lr, float64 [rows]."""
-    rate = work.direction.rate(work.t)
-    if not isinstance(rate, Tensors):
-        return torch.full((work.rows,), rate, dtype=torch.float64, device=work.device)
+def _by_layer(work: Work, x: Scalar) -> Tensor:
+    """A number, or tensors that broadcast over the parameters, as one number a layer: float64 [rows]."""
+    if not isinstance(x, Tensors):
+        return torch.full((work.rows,), x, dtype=torch.float64, device=work.device)
     parts = []
-    for cut, x in zip(work.layers, rate, strict=True):
-        starts = [0, *accumulate(cut.sizes)][:-1] if cut.sizes is not None else [0]
-        parts.append(x.to(work.device).reshape(-1)[starts])
+    for cut, values in zip(work.layers, x, strict=True):
+        flat = values.to(work.device, torch.float64).reshape(-1)
+        if cut.sizes is None:
+            parts.append(flat)
+        else:
+            first_rows = torch.tensor([part.start for part in _slices(cut.sizes)])
+            parts.append(flat.index_select(0, first_rows.to(work.device, non_blocking=True)))
     return torch.cat(parts)
 
 
@@ -296,12 +301,12 @@ def _layers(entries: Sequence[Entry], min_rms: float, device: torch.device) -> L
     )
 
 
-def _coefficients(rule: Rule, table: Table, layers: Layers, entries: Sequence[Entry]) -> Coefficients:
+def _coefficients(rule: Rule, table: Table, layers: Layers, works: list[Work], ok_L: Tensor | None) -> Coefficients:
     """The rule's coefficients, and those of the identity without decay for excluded parameters."""
-    result = rule(table, layers, _rule_state(rule, table, layers, entries))
-    if any(entry.layers.excluded for entry in entries):
-        out = _vector([float(e.layers.excluded) for e in entries for _ in range(e.layers.count)], layers.n.device) > 0
-
+    result = rule(table, layers, _rule_state(rule, table, layers, works, ok_L))
+    cuts = [cut for work in works for cut in work.layers]
+    if any(cut.excluded for cut in cuts):
+        out = _vector([float(cut.excluded) for cut in cuts for _ in range(cut.count)], layers.n.device) > 0
         result = Coefficients(
             c=None if result.c is None else torch.where(out, 0.0, result.c),
             b=torch.where(out, layers.lr, result.b),
@@ -311,14 +316,19 @@ def _coefficients(rule: Rule, table: Table, layers: Layers, entries: Sequence[En
     return result
 
 
-def _rule_state(rule: Rule, table: Table, layers: Layers, entries: Sequence[Entry]) -> dict[str, Tensor]:
-    """The rule's memory of all layers, [L] each; layers at their first step get theirs now."""
+def _rule_state(rule: Rule, table: Table, layers: Layers, works: list[Work], ok_L: Tensor | None) -> dict[str, Tensor]:
+    """The rule's memory of all layers, [L] each; a layer gets it at its first step, which is not one held back."""
     if not rule.state_names:
         return {}
-    if any(name not in entry.state for entry in entries for name in rule.state_names):
-        first = rule.init(table, layers)
-        for name in rule.state_names:
-            for entry, values in zip(entries, torch.split(first[name], [e.layers.count for e in entries]), strict=True):
-                shape = () if entry.layers.sizes is None else (entry.layers.count,)
-                entry.state.setdefault(name, values.reshape(shape).clone())
-    return {name: torch.cat([entry.state[name].reshape(-1) for entry in entries]) for name in rule.state_names}
+    states = [state for work in works for state in work.state]
+    memory = {name: torch.cat([state[name].reshape(-1) for state in states]) for name in rule.state_names}
+    if all(not isinstance(work.t, Tensors) and work.t > 1 for work in works):
+        return memory
+    first = torch.cat([_by_layer(work, work.t) for work in works]) == 1
+    keep = first if ok_L is None else first & ok_L
+    for name, values in rule.init(table, layers).items():
+        saved = torch.where(keep, values, memory[name])
+        memory[name] = torch.where(first, values, memory[name])
+        for state, part in zip(states, torch.split(saved, [state[name].numel() for state in states]), strict=True):
+            state[name].copy_(part.reshape(state[name].shape))
+    return memory

@@ -12,8 +12,9 @@ from torch.optim.optimizer import Optimizer
 from layerpace import rules
 from layerpace.checks import check_range
 from layerpace.directions import SGD
-from layerpace.layers import Exclude, ParameterLayers, Segments, describe
-from layerpace.optim.base import check_globs, check_supported, default_exclude, real
+from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
+from layerpace.optim.base import default_exclude
+from layerpace.optim.support import check_supported, real
 from layerpace.rules import Rule
 from layerpace.step import Entry, Scaling, Settings, layerwise_step
 
@@ -107,7 +108,7 @@ class Wrapped(Optimizer):
             }
         )
         self._describe()
-        check_globs([layers.name for layers in self._layers.values()], self._exclude, segments)
+        check_globs(self.param_groups, self._exclude, segments)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -119,11 +120,9 @@ class Wrapped(Optimizer):
 
     def _describe(self) -> None:
         """Cut parameters into layers, those too that were added to the inner optimizer."""
-        for group in self.param_groups:
-            names = group.get("param_names") or [""] * len(group["params"])
-            for name, param in zip(names, group["params"], strict=True):
-                if param not in self._layers:
-                    self._layers[param] = describe(name, param, self._exclude, self._segments)
+        for index, group in enumerate(self.param_groups):
+            if any(param not in self._layers for param in group["params"]):
+                self._layers |= describe_group(group, index, self._exclude, self._segments)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
@@ -160,9 +159,11 @@ class Wrapped(Optimizer):
             ]
             if entries:
                 layerwise_step(entries, self._settings, Scaling())
-        moved = [param for param, _ in members if param.grad is not None]
-        for param, entry in zip(moved, entries, strict=True):
-            self.state[param].update({name: entry.state[name] for name in self.rule.state_names})
+        if self.rule.state_names:
+            moved = [param for param, _ in members if param.grad is not None]
+            for param, entry in zip(moved, entries, strict=True):
+                self.state[param]["rule_step"] = entry.state["step"]
+                self.state[param].update({name: entry.state[name] for name in self.rule.state_names})
         return loss
 
     def _entry(self, param: Tensor, group: Mapping[str, Any], old: Tensor) -> Entry:
@@ -178,13 +179,16 @@ class Wrapped(Optimizer):
             old.zero_()
         else:
             torch.div(displacement, lr, out=old)
+        layers = self._layers[param]
         kept = self.state.get(param, {})
-        state = {"step": torch.zeros(())} | {name: kept[name] for name in self.rule.state_names if name in kept}
+        zero = torch.zeros(() if layers.sizes is None else layers.count, dtype=torch.float64, device=old.device)
+        state = {"step": kept.get("rule_step", torch.zeros(()))}
+        state |= {name: kept.get(name, zero.clone()) for name in self.rule.state_names}
         return Entry(
             param=w,
             grad=old,
             state=state,
-            layers=self._layers[param],
+            layers=layers,
             direction=SGD(),
             lr=lr if multiplier == 1.0 else lr * multiplier,
             weight_decay=0.0,
@@ -205,10 +209,11 @@ class Wrapped(Optimizer):
         self.inner.load_state_dict(state_dict)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for param, key in zip(group["params"], saved["params"], strict=True):
-                for name in self.rule.state_names:
-                    value = state_dict["state"].get(key, {}).get(name)
-                    if value is not None:  # torch has cast it to the weights' dtype
-                        self.state[param][name] = value.detach().to(param.device, torch.float64, copy=True)
+                saved_state = state_dict["state"].get(key, {})
+                for name in {"rule_step", *self.rule.state_names} & saved_state.keys():
+                    value = saved_state[name].detach()  # torch has cast it to the weights' dtype
+                    device = "cpu" if name == "rule_step" else param.device
+                    self.state[param][name] = value.to(device, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("inner", "rule", "_exclude", "_segments", "_settings", "_layers")

@@ -1,7 +1,7 @@
 """The backend that defines the meaning: plain torch, any device, any floating dtype.
 
-Equations run on a whole bucket at once through `layerpace.tensors`. Sums are float64 over chunks of a fixed size,
-so that memory stays bounded and the result does not depend on the number of threads.
+Equations run on a whole bucket at once through `layerpace.tensors`. Sums are float64, over chunks of a fixed size so
+that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layerpace.backends.protocol import Work
-from layerpace.columns import COLUMNS, Constants
+from layerpace.columns import COLUMNS, Constants, Operands
 from layerpace.directions.base import State
 from layerpace.layers import ParameterLayers
 from layerpace.precision import compute_dtype, store, working_copy
@@ -53,14 +53,14 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
     if c_L is not None:
         d.addcmul_(w, spread(c_L, work.layers, w))
     if work.ok_L is None:
-        w.sub_(d if work.velocity is None else _through_velocity(d, work, _velocities(work, d)))
+        w.sub_(d if work.velocity is None else _through_velocity(d, work, _velocities(work, w)))
     else:
         ok = spread(work.ok_L, work.layers, w)
         before = w.clone()
         if work.velocity is None:
             w.sub_(d)
         else:
-            v = _velocities(work, d)
+            v = _velocities(work, w)
             v_before = v.clone()
             w.sub_(_through_velocity(d, work, v))
             keep_where(ok, v, v_before)
@@ -87,8 +87,8 @@ def _is_scratch(u: Tensors, work: Work) -> bool:
     return work.grad_is_scratch or first is not work.grads[0]
 
 
-def _velocities(work: Work, d: Tensors) -> Tensors:
-    for state, x in zip(work.state, d, strict=True):
+def _velocities(work: Work, w: Tensors) -> Tensors:
+    for state, x in zip(work.state, w, strict=True):
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(x)
     return Tensors([state["velocity"] for state in work.state])
@@ -143,9 +143,8 @@ def _layer_sums(w_Sn: Tensor, u_Sn: Tensor, columns: tuple[str, ...], constants:
     width = max(1, CHUNK // max(1, w_Sn.shape[0]))
     total: Tensor | None = None
     for a, b in zip(torch.split(w_Sn, width, 1), torch.split(u_Sn, width, 1), strict=True):
-        wide = a.double()
-        wide_u = wide if b is a else b.double()
-        part = torch.stack([COLUMNS[name](wide, wide_u, constants) for name in columns], 1)
+        operands = Operands(a, b, constants)
+        part = torch.stack([COLUMNS[name](operands) for name in columns], 1)
         total = part if total is None else total + part
     assert total is not None
     return total

@@ -7,8 +7,9 @@ in `layerpace.step`; each method of this folder is a direction and a rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import fields
-from typing import Any, TypedDict
+from typing import Any, Self, SupportsIndex, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from layerpace import backends, directions, rules
 from layerpace.backends import Velocity
 from layerpace.checks import check_choice, check_range
 from layerpace.directions import Direction
-from layerpace.layers import Exclude, ParameterLayers, Segments, describe, is_vector, matches, patterns_of
+from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group, is_vector
 from layerpace.optim.loading import cast_state, check_loadable
+from layerpace.optim.support import check_supported, real
 from layerpace.precision import MODES, compute_dtype
 from layerpace.rules import Rule
 from layerpace.step import DeviceStep, Entry, Scaling, Settings, layerwise_step
@@ -61,7 +63,8 @@ class Layerwise(Optimizer):
             coupled (False): lambda*w is added to the gradient. None: decoupled where the rule can (identity and
             trust ratio), else coupled.
         momentum: mu of the velocity *after* the rule, in [0, 1); momentum before the rule is the direction's.
-        dampening: in [0, 1]; equal to momentum, the velocity is an average and lr keeps its meaning.
+        dampening: in [0, 1]; None: equal to momentum, also while a schedule moves that: the velocity is an average,
+            and lr keeps its meaning.
         nesterov: w <- w - (momentum*v + d); needs dampening 0.
         lr_in_velocity: d holds the lr of the step in which it was made. Off: v is made of d/lr, and w <- w - lr*v,
             as in torch.optim.SGD; for the identity and the trust ratio. The two differ while lr changes.
@@ -112,7 +115,7 @@ class Layerwise(Optimizer):
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool | None = None,
         momentum: float = 0.0,
-        dampening: float = 0.0,
+        dampening: float | None = 0.0,
         nesterov: bool = False,
         lr_in_velocity: bool = True,
         maximize: bool = False,
@@ -160,7 +163,7 @@ class Layerwise(Optimizer):
             if not lr_in_velocity and not self.rule.decoupled:
                 raise ValueError(f"lr_in_velocity=False has no meaning for the rule {type(self.rule).__name__}")
         super().__init__(params, defaults | options)
-        check_globs([layers.name for layers in self._layers.values()], self._exclude, self._segments)
+        check_globs(self.param_groups, self._exclude, self._segments)
 
     # Param groups and layers
 
@@ -178,20 +181,12 @@ class Layerwise(Optimizer):
         segments = group.pop("segments", self._segments)
         index = len(self.param_groups)
         self._check_group({**self.defaults, **group}, index)
-        params = group.get("params", [])
-        group["params"] = params = [params] if isinstance(params, Tensor) else list(params)
-        tensors = [p[1] if isinstance(p, tuple) else p for p in params]
-        if len({id(p) for p in tensors}) < len(tensors):
-            raise ValueError(f"parameter group {index} contains the same parameter twice")
         super().add_param_group(group)
-        added = self.param_groups[-1]
         try:
-            names = added.get("param_names") or [""] * len(added["params"])
-            cuts = [describe(name, p, exclude, segments) for name, p in zip(names, added["params"], strict=True)]
+            self._layers |= describe_group(self.param_groups[-1], index, exclude, segments)
         except BaseException:
             self.param_groups.pop()
             raise
-        self._layers.update(zip(added["params"], cuts, strict=True))
 
     def _check_group(self, group: Mapping[str, Any], index: int) -> None:
         settings = {f.name for f in fields(self.rule)} | {f.name for f in fields(Settings)}
@@ -203,6 +198,13 @@ class Layerwise(Optimizer):
             self._hyperparameters(group)
         except ValueError as error:
             raise ValueError(f"{error} (parameter group {index})") from None
+
+    def _direction(self, group: Mapping[str, Any]) -> Direction:
+        """The direction with the options of a group, checked."""
+        values = {name: group[name] for name in self.direction.options()}
+        if "betas" in values:
+            values["betas"] = tuple(values["betas"])
+        return type(self.direction)(**values)
 
     def _hyperparameters(self, group: Mapping[str, Any]) -> tuple[Direction, Velocity | None]:
         """The direction and the velocity of a group, checked."""
@@ -216,23 +218,20 @@ class Layerwise(Optimizer):
                 f"decoupled_weight_decay=True has no meaning for the rule {type(self.rule).__name__}: "
                 "pass False to add weight_decay*w to the gradient"
             )
-        values = {name: group[name] for name in self.direction.options()}
-        if "betas" in values:
-            values["betas"] = tuple(values["betas"])
-        direction = type(self.direction)(**values)
-        if "momentum" in values:
+        direction = self._direction(group)
+        if "momentum" in direction.options():
             return direction, None
-        check_range("momentum", group["momentum"], 0, 1, open_high=True)
-        check_range("dampening", group["dampening"], 0, 1)
-        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+        momentum, nesterov = group["momentum"], bool(group["nesterov"])
+        dampening = momentum if group["dampening"] is None else group["dampening"]
+        check_range("momentum", momentum, 0, 1, open_high=True)
+        check_range("dampening", dampening, 0, 1)
+        if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(
-                "nesterov needs momentum > 0 and dampening = 0, got "
-                f"momentum={group['momentum']!r}, dampening={group['dampening']!r}"
+                f"nesterov needs momentum > 0 and dampening = 0, got momentum={momentum!r}, dampening={dampening!r}"
             )
-        if group["momentum"] == 0 and group["dampening"] == 0:
+        if momentum == 0 and dampening == 0:
             return direction, None
-        momentum, dampening, nesterov = group["momentum"], group["dampening"], group["nesterov"]
-        return direction, Velocity(float(momentum), float(dampening), bool(nesterov), self._lr_in_velocity)
+        return direction, Velocity(float(momentum), float(dampening), nesterov, self._lr_in_velocity)
 
     @property
     def layers(self) -> dict[Tensor, ParameterLayers]:
@@ -317,7 +316,7 @@ class Layerwise(Optimizer):
     # State
 
     def _initial_state(self, param: Tensor, direction: Direction, device: str | None = None) -> dict[str, Tensor]:
-        """The state before the first step: the step count, and what the direction keeps.
+        """The state before the first step: the step count, what the direction keeps, and what the rule keeps.
 
         ``device`` "meta" gives its shapes, dtypes and strides without memory.
         """
@@ -326,7 +325,10 @@ class Layerwise(Optimizer):
         shape = () if sizes is None else (w.shape[0], *[1] * (w.ndim - 1))
         one = torch.ones(shape, dtype=torch.float64, device=w.device)
         step = torch.zeros(shape, dtype=torch.float32, device=device or self._step_device(param))
-        return {"step": step, **direction.init(w, one)}
+        count = self._layers[param].count
+        zero = torch.zeros(() if sizes is None else count, dtype=torch.float64, device=w.device)
+        memory = {name: zero.clone() for name in self.rule.state_names}
+        return {"step": step, **direction.init(w, one), **memory}
 
     def _step_device(self, param: Tensor) -> torch.device:
         """Step counts stay on the host, as in torch, unless the device decides who steps or they differ by row."""
@@ -367,48 +369,28 @@ class Layerwise(Optimizer):
         own = ("direction", "rule", "_settings", "_exclude", "_segments", "_layers", "_lr_in_velocity")
         state = super().__getstate__()
         state |= {name: self.__dict__[name] for name in own}
-        if "<" in getattr(self._exclude, "__qualname__", ""):
-            # A lambda cannot be pickled, and has done its work; groups that are added later say their own.
-            state["_exclude"] = default_exclude(self.rule)
         return state
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        # A lambda cannot be pickled, and has done its work: groups that are added to what is unpickled say their own.
+        copy = list(super().__reduce_ex__(protocol))
+        if "<" in getattr(self._exclude, "__qualname__", ""):
+            copy[2] = {**copy[2], "_exclude": default_exclude(self.rule)}
+        return tuple(copy)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__setstate__(deepcopy(self.__getstate__(), memo))
+        return other
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
+            for key in self.defaults.keys() - {"differentiable"}:  # which torch adds while unpickling
+                group.setdefault(key, self.defaults[key])
 
 
 def default_exclude(rule: Rule) -> Exclude:
     """What a rule leaves out unless told otherwise."""
     return is_vector if rule.excludes_vectors else None
-
-
-def check_globs(names: list[str], exclude: Exclude, segments: Mapping[str, Segments] | None) -> None:
-    """Raise ValueError for a glob that matches none of the names: it is likely a typing error."""
-    for argument, glob in patterns_of(exclude, segments):
-        if not any(matches(glob, name, argument) for name in names):
-            shown = ", ".join(repr(name) for name in names[:5])
-            raise ValueError(f"{argument}={glob!r} matches no parameter; the names are {shown}, ...")
-
-
-def real(tensor: Tensor) -> Tensor:
-    """Complex numbers as pairs of real ones, as torch.optim treats them."""
-    tensor = tensor.detach()
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
-    """Raise RuntimeError for tensors that a step cannot treat rightly."""
-    which = repr(name) if name else f"a parameter of shape {tuple(param.shape)}"
-    if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"the gradient of {which} is sparse ({grad.layout}), and the sums over a layer need all of it: "
-            "use sparse=False in the embedding"
-        )
-    if hasattr(param, "placements"):
-        raise RuntimeError(
-            f"{which} is a DTensor: norms of sharded layers are not supported, and one shard's norm would be wrong"
-        )
-    if not (param.is_floating_point() or param.is_complex()):
-        raise RuntimeError(f"{which} has dtype {param.dtype}; weights must be floating point or complex")

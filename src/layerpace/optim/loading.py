@@ -30,10 +30,8 @@ def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
     theirs = [len(group["params"]) for group in state_dict["param_groups"]]
     if ours != theirs:
         raise ValueError(f"the state dict has groups of {theirs} parameters, the optimizer has groups of {ours}")
-    for index, (group, saved) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=True)):
-        optimizer._check_group({**group, **saved}, index)
     for param, where, state, expected in _saved(optimizer, state_dict):
-        missing = [name for name in (*expected, *optimizer.rule.state_names) if name not in state]
+        missing = [name for name in expected if name not in state]
         if missing:
             raise ValueError(f"the state of {where} lacks {missing}; it has {sorted(state)}")
         shapes = {name: like.shape for name, like in expected.items() if name != "step"}
@@ -43,6 +41,8 @@ def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
                 raise ValueError(
                     f"{name} of {where} has shape {tuple(state[name].shape)} in the state dict, needs {tuple(shape)}"
                 )
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=True)):
+        optimizer._check_group({**group, **saved}, index)
 
 
 def expected_shape(param: Tensor) -> torch.Size:
@@ -63,8 +63,6 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
                 state[name] = torch.empty_like(expected[name], device=param.device).copy_(value)
             elif name in LATER:
                 state[name] = value.detach().to(param.device, working, copy=True)
-            elif name in optimizer.rule.state_names:
-                state[name] = value.detach().to(param.device, torch.float64, copy=True)
         if param.dtype == working or optimizer._settings.low_precision != "master":
             state.pop("master", None)
 
@@ -75,7 +73,7 @@ def _saved(
     """(parameter, where it stands, its saved state, its initial state on the meta device)."""
     groups = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
     for index, (group, saved) in enumerate(groups):
-        direction, _ = optimizer._hyperparameters({**group, **saved})
+        direction = optimizer._direction({**group, **saved})
         names = group.get("param_names") or [f"parameter {k}" for k in range(len(group["params"]))]
         for param, name, key in zip(group["params"], names, saved["params"], strict=True):
             state = state_dict["state"].get(key)

@@ -63,6 +63,6 @@ class PercentDelta(Layerwise):
             lr=lr,
             weight_decay=weight_decay,
             momentum=momentum,
-            dampening=momentum if dampening is None else dampening,
+            dampening=dampening,
             **options,
         )

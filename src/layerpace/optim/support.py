@@ -1,0 +1,28 @@
+"""What tensors a step can take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, as torch.optim treats them."""
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
+    """Raise RuntimeError for tensors that a step cannot treat rightly."""
+    which = repr(name) if name else f"a parameter of shape {tuple(param.shape)}"
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"the gradient of {which} is sparse ({grad.layout}), and the sums over a layer need all of it: "
+            "use sparse=False in the embedding"
+        )
+    if hasattr(param, "placements"):
+        raise RuntimeError(
+            f"{which} is a DTensor: norms of sharded layers are not supported, and one shard's norm would be wrong"
+        )
+    if not (param.is_floating_point() or param.is_complex()):
+        raise RuntimeError(f"{which} has dtype {param.dtype}; weights must be floating point or complex")
