@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from layerpace.checks import check_range
+
 Exclude: TypeAlias = "None | bool | str | Sequence[str] | Callable[[str, Tensor], bool]"
 Segments: TypeAlias = "int | str | Sequence[int]"
 
@@ -198,7 +200,8 @@ def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> lis
 
     Args:
         model: the network.
-        alpha: in (-1, 1): below 0 the first layers train faster, above 0 the last, 0 all alike.
+        alpha: in [-1, 1]: below 0 the first layers train faster, above 0 the last, 0 all alike; at -1 and 1 one
+            layer alone.
         example_input: what the model's forward takes, a tensor, a tuple of positional arguments or a dict of
             keyword arguments: one pass without gradients measures the order of the layers. None: the order in
             which the modules were registered, which need not be the order of the computation.
@@ -216,8 +219,7 @@ def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> lis
         [1.0, 0.0312]
         >>> optimizer = lp.Layca(lp.layers.prioritize(net, -0.5), lr=0.01)
     """
-    if not -1 < alpha < 1:
-        raise ValueError(f"alpha must be in (-1, 1), got {alpha!r}")
+    check_range("alpha", alpha, -1, 1)
     modules = _forward_order(model, example_input)
     names = {id(p): name for name, p in model.named_parameters()}
     seen: set[int] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import finalize, ref
 
 import torch
 from torch import Tensor
@@ -205,15 +206,17 @@ class Wrapped(Optimizer):
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned."""
+        """Load what `state_dict` returned; the same as loading it into the inner optimizer."""
         self.inner.load_state_dict(state_dict)
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for param, key in zip(group["params"], saved["params"], strict=True):
-                saved_state = state_dict["state"].get(key, {})
-                for name in {"rule_step", *self.rule.state_names} & saved_state.keys():
-                    value = saved_state[name].detach()  # torch has cast it to the weights' dtype
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        """Restore the precision of the rule's numbers, which torch casts to the weights' dtype."""
+        for group, saved_group in zip(self.param_groups, saved["param_groups"], strict=True):
+            for param, key in zip(group["params"], saved_group["params"], strict=True):
+                numbers = saved["state"].get(key, {})
+                for name in {"rule_step", *self.rule.state_names} & numbers.keys():
                     device = "cpu" if name == "rule_step" else param.device
-                    self.state[param][name] = value.to(device, copy=True)
+                    self.state[param][name] = numbers[name].detach().to(device, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("inner", "rule", "_exclude", "_segments", "_settings", "_layers")
@@ -223,3 +226,24 @@ class Wrapped(Optimizer):
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
         super().__setstate__({**state, **hooks, "defaults": inner.defaults})
+        _restore_after_loading(inner, self)
+
+
+def _restore_after_loading(inner: Optimizer, wrapped: Wrapped) -> None:
+    """Hook into the inner optimizer's loading, for as long as the wrapped one lives."""
+    reference = ref(wrapped)
+    loading: list[dict[str, Any]] = []
+
+    def before(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        loading[:] = [state_dict]
+
+    def after(optimizer: Optimizer) -> None:
+        alive = reference()
+        if alive is not None:
+            alive._restore(loading.pop())
+
+    for handle in (
+        inner.register_load_state_dict_pre_hook(before),
+        inner.register_load_state_dict_post_hook(after),
+    ):
+        finalize(wrapped, handle.remove)
