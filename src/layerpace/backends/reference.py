@@ -16,7 +16,7 @@ from layerpace.layers import ParameterLayers
 from layerpace.precision import compute_dtype, store, working_copy
 from layerpace.tensors import Tensors, keep_where
 
-CHUNK = 1 << 22  # entries; two float64 copies of a chunk are 64 MiB
+CHUNK = 1 << 20  # entries; two float64 copies of a chunk are 16 MiB
 
 
 def gradient_sums(work: Work, columns: tuple[str, ...]) -> Tensor:
@@ -141,10 +141,12 @@ def _sums(w: Tensor, u: Tensor, cut: ParameterLayers, columns: tuple[str, ...], 
 
 def _layer_sums(w_Sn: Tensor, u_Sn: Tensor, columns: tuple[str, ...], constants: Constants) -> Tensor:
     width = max(1, CHUNK // max(1, w_Sn.shape[0]))
-    total: Tensor | None = None
-    for a, b in zip(torch.split(w_Sn, width, 1), torch.split(u_Sn, width, 1), strict=True):
-        operands = Operands(a, b, constants)
-        part = torch.stack([COLUMNS[name](operands) for name in columns], 1)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+    if w_Sn.shape[1] <= width:
+        return _chunk_sums(w_Sn, u_Sn, columns, constants)
+    chunks = zip(torch.split(w_Sn, width, 1), torch.split(u_Sn, width, 1), strict=True)
+    return torch.stack([_chunk_sums(w, u, columns, constants) for w, u in chunks]).sum(0)
+
+
+def _chunk_sums(w_Sn: Tensor, u_Sn: Tensor, columns: tuple[str, ...], constants: Constants) -> Tensor:
+    operands = Operands(w_Sn, u_Sn, constants)
+    return torch.stack([COLUMNS[name](operands) for name in columns], 1)
