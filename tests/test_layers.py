@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -331,15 +330,25 @@ def test_a_failing_forward_pass_leaves_no_trace() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_modules_that_the_example_misses_are_reported() -> None:
-    model = Stack()
-    model.spare = nn.Linear(2, 2)
-    with pytest.warns(UserWarning, match="not called"):
-        found = by_name(lp.layers.prioritize(model, 0.5, example_input=torch.zeros(2, 3)))
-    assert found["spare.weight"] == 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        lp.layers.prioritize(Stack(), 0.5, example_input=torch.zeros(2, 3))
+def test_a_module_that_is_never_called_follows_the_one_registered_before_it() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(4, 4)
+            self.first = nn.MultiheadAttention(4, 1)  # reads the weights of its out_proj, and does not call it
+            self.second = nn.MultiheadAttention(4, 1)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.embed(x)
+            for block in (self.first, self.second):
+                x, _ = block(x, x, x)
+            return self.head(x)
+
+    found = by_name(lp.layers.prioritize(Attention(), -0.2, example_input=torch.zeros(3, 4)))
+    order = ["embed.weight", "first.in_proj_weight", "first.out_proj.weight"]
+    order += ["second.in_proj_weight", "second.out_proj.weight", "head.weight"]
+    assert [found[name] for name in order] == pytest.approx([0.8 ** (5 * k / 5) for k in range(6)])
 
 
 def test_shared_weights_and_direct_parameters_stand_once() -> None:

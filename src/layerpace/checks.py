@@ -14,8 +14,9 @@ def check_range(
     *,
     open_low: bool = False,
     open_high: bool = False,
+    infinite: bool = False,
 ) -> None:
-    """Raise unless ``value`` is a number of the range; ``nan`` is outside of every range.
+    """Raise unless ``value`` is a number of the range; nan is outside of every range, and inf too unless ``infinite``.
 
     A tensor that lives on an accelerator is not read: that would make the step wait for the device.
 
@@ -34,7 +35,7 @@ def check_range(
         raise TypeError(f"{name} must be a number, got {value!r}") from None
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high
-    if not (above and below):
+    if not (above and below and (infinite or math.isfinite(number))):
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
         raise ValueError(f"{name} must be in {interval}, got {value!r}")
 

@@ -6,7 +6,6 @@ dimension 0 into layers of their own (the three parts of a fused QKV matrix, sta
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,6 +37,15 @@ class ParameterLayers:
     @property
     def count(self) -> int:
         return 1 if self.sizes is None else len(self.sizes)
+
+    def broadcast_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what is one number a layer and broadcasts over a tensor of ``shape``."""
+        return () if self.sizes is None else (shape[0], *[1] * (len(shape) - 1))
+
+    def memory(self, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """A rule's numbers before the first step: float64, shape () or (layers,)."""
+        shape = () if self.sizes is None else (self.count,)
+        return {name: torch.zeros(shape, dtype=torch.float64, device=device) for name in names}
 
     @property
     def layer_names(self) -> list[str]:
@@ -154,14 +162,18 @@ def describe(
 def describe_group(
     group: Mapping[str, Any], index: int, exclude: Exclude, segments: Mapping[str, Segments] | Segments | None
 ) -> dict[Tensor, ParameterLayers]:
-    """The layers of each parameter of param group ``index``; see `describe`.
+    """The layers of each parameter of param group ``index``, whose own "exclude" and "segments" come first.
 
     Raises:
-        ValueError: also where a group holds a parameter twice.
+        ValueError: also where a group holds a parameter twice, or has a glob that matches nothing.
     """
     params = group["params"]
     if len(set(params)) < len(params):
         raise ValueError(f"parameter group {index} contains the same parameter twice")
+    if "exclude" in group or "segments" in group:
+        own_segments = group.get("segments")
+        check_globs([group], group.get("exclude"), own_segments if isinstance(own_segments, Mapping) else None)
+    exclude, segments = group.get("exclude", exclude), group.get("segments", segments)
     names = group.get("param_names") or [""] * len(params)
     places = [f"group {index}, parameter {k}" for k in range(len(params))]
     return {
@@ -242,7 +254,11 @@ def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> lis
 
 
 def _forward_order(model: nn.Module, example_input: Any) -> list[nn.Module]:
-    """Modules that own parameters, in the order of their first call; those never called come last."""
+    """Modules that own parameters, in the order of their first call.
+
+    One that is never called (attention reads the weights of its output projection without calling it) follows the
+    one that was registered before it.
+    """
     owners = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
     if example_input is None:
         return owners
@@ -266,10 +282,7 @@ def _forward_order(model: nn.Module, example_input: Any) -> list[nn.Module]:
             hook.remove()
         for module, mode in training.items():
             module.training = mode
-    unused = [module for module in owners if module not in called]
-    if unused:
-        warnings.warn(
-            f"{len(unused)} modules with parameters were not called on the example input; they come last",
-            stacklevel=3,
-        )
-    return called + unused
+    for position, module in enumerate(owners):
+        if module not in called:
+            called.insert(called.index(owners[position - 1]) + 1 if position else 0, module)
+    return called

@@ -30,6 +30,7 @@ class Layers:
         weight_decay: decoupled weight decay lambda, per unit of lr.
         min_rms: the RMS below which a layer counts as not yet grown (one number).
         decays: whether any weight decay is not zero, known without reading the device.
+        undecayed: bool [L], layers without weight decay of either kind, coupled or decoupled.
     """
 
     n: Tensor
@@ -37,6 +38,7 @@ class Layers:
     weight_decay: Tensor
     min_rms: float
     decays: bool
+    undecayed: Tensor
 
     def phi(self, ww: Tensor) -> Tensor:
         """max(||w||, min_rms*sqrt(n)): the norm that a step is measured by, so that a zero layer can start."""
@@ -47,13 +49,12 @@ class Layers:
 class Coefficients:
     """d = c*w + b*u for L layers, float64 [L]; ``c`` None stands for zeros.
 
-    ``ratio`` is the factor that the rule puts on lr, after clipping, and ``raw_ratio`` before it.
+    ``ratio`` is the factor that the rule puts on lr.
     """
 
     c: Tensor | None
     b: Tensor
     ratio: Tensor
-    raw_ratio: Tensor
 
 
 RuleState: TypeAlias = dict[str, Tensor]
@@ -82,10 +83,28 @@ class Rule:
         return Constants(floor=min_rms)
 
     def init(self, row: Table, layers: Layers) -> RuleState:
-        """The memory of layers that take their first step."""
+        """The memory of layers that take their first step.
+
+        Args:
+            row: the sums, float64 [L] each.
+            layers: what else is known of the L layers.
+
+        Returns:
+            float64 [L] for each of ``state_names``.
+        """
         return {}
 
     def __call__(self, row: Table, layers: Layers, state: RuleState) -> Coefficients:
+        """The coefficients of L layers; a pure function.
+
+        Args:
+            row: the sums that ``columns`` asks for, float64 [L] each.
+            layers: what else is known of the L layers.
+            state: the memory, float64 [L] for each of ``state_names``.
+
+        Returns:
+            c and b of d = c*w + b*u, float64 [L].
+        """
         raise NotImplementedError
 
 
@@ -101,8 +120,7 @@ class Identity(Rule):
 
     def __call__(self, row: Table, layers: Layers, state: RuleState) -> Coefficients:
         c = layers.lr * layers.weight_decay if layers.decays else None
-        one = torch.ones_like(layers.lr)
-        return Coefficients(c=c, b=layers.lr, ratio=one, raw_ratio=one)
+        return Coefficients(c=c, b=layers.lr, ratio=torch.ones_like(layers.lr))
 
 
 @dataclass(frozen=True)
@@ -114,7 +132,7 @@ class Bounds:
 
     def __post_init__(self) -> None:
         check_range("trust_clip's lower bound", self.lower, 0)
-        check_range("trust_clip's upper bound", self.upper, self.lower)
+        check_range("trust_clip's upper bound", self.upper, self.lower, infinite=True)
 
     def __call__(self, ratio: Tensor, layers: Layers) -> Tensor:
         return ratio.clamp(self.lower, self.upper)
@@ -155,8 +173,8 @@ class TrustRatio(Rule):
         r = clip(coefficient * phi(||w||) / (size + eps))
         d = lr * r * (u + lambda*w)
 
-    lr and the decay both stand outside of the ratio: a layer moves by lr*coefficient*||w||, decay included. Where
-    the size is zero the ratio is 1.
+    lr stands outside of the ratio, the decay inside: with norm="total" and no clip a layer moves by exactly
+    lr*coefficient*||w||. Where size + eps is zero the ratio is 1.
 
     Args:
         coefficient: > 0; LARS's trust coefficient.
@@ -203,16 +221,16 @@ class TrustRatio(Rule):
         size = self._size(row, decay)
         ratio = self.coefficient * layers.phi(row["ww"]) / (size + self.eps)
         ratio = torch.where(size + self.eps == 0, 1.0, ratio)
-        raw, clip = ratio, clip_rule(self.clip)
+        clip = clip_rule(self.clip)
         if clip is not None:
             ratio = clip(ratio, layers)
         if self.zero_ratio is not None:
             step_is_zero = size == 0 if self.norm == "total" else row["uu"] == 0
             ratio = torch.where((row["ww"] == 0) | step_is_zero, self.zero_ratio, ratio)
         if not self.always_adapt:
-            ratio = torch.where(decay == 0, 1.0, ratio)
+            ratio = torch.where(layers.undecayed, 1.0, ratio)
         c = layers.lr * ratio * decay if layers.decays else None
-        return Coefficients(c=c, b=layers.lr * ratio, ratio=ratio, raw_ratio=raw)
+        return Coefficients(c=c, b=layers.lr * ratio, ratio=ratio)
 
 
 @dataclass(frozen=True)
@@ -246,7 +264,7 @@ class PercentDelta(Rule):
         small = row["ww"].sqrt() < layers.min_rms * layers.n.sqrt()
         total = torch.where(small, row["u_over_floor_l1"], row["u_over_w_l1"])
         ratio = torch.where(total == 0, 0.0, layers.n / total)
-        return Coefficients(c=None, b=layers.lr * ratio, ratio=ratio, raw_ratio=ratio)
+        return Coefficients(c=None, b=layers.lr * ratio, ratio=ratio)
 
 
 @dataclass(frozen=True)
@@ -270,7 +288,7 @@ class RelativeL1(Rule):
     def __call__(self, row: Table, layers: Layers, state: RuleState) -> Coefficients:
         size = torch.maximum(row["w_l1"], layers.min_rms * layers.n)
         ratio = torch.where(row["u_l1"] == 0, 0.0, size / row["u_l1"])
-        return Coefficients(c=None, b=layers.lr * ratio, ratio=ratio, raw_ratio=ratio)
+        return Coefficients(c=None, b=layers.lr * ratio, ratio=ratio)
 
 
 @dataclass(frozen=True)
@@ -287,7 +305,9 @@ class Rotation(Rule):
     of step 4, c = 1 - q*(1 + k*p) and b = q*k.
 
     Where u is parallel to w to rounding (||s||^2 <= 1e-12*||u||^2), and where lr = 0, the layer does not move.
-    lr is the tangent of the angle, in radians for small ones. Decoupled decay along w would be projected out.
+    lr is the tangent of the angle, in radians for small ones. Decoupled decay along w would be projected out. A
+    tensor of zeros is put on the sphere of RMS min_rms by its first step, whatever lr, and stays on it: leave
+    tensors that start at zero and must grow (the last layer of a residual branch, LoRA's B) out by ``exclude``.
 
     Reference: *An experimental study of layer-level training speed* (2019), algorithm 1.
     """
@@ -317,7 +337,6 @@ class Rotation(Rule):
             c=torch.where(still, zero, 1 - q * (1 + k * p)),
             b=torch.where(still, zero, q * k),
             ratio=torch.where(still, zero, ratio),
-            raw_ratio=torch.where(still, zero, ratio),
         )
 
 

@@ -23,15 +23,18 @@ __all__ = ["linear_decay", "polynomial_decay", "step_drops", "warmup"]
 
 
 def linear_decay(optimizer: Optimizer, slope: float, floor: float = 0.01) -> LRScheduler:
-    r"""PercentDelta's decay: a straight line down to a floor, where training may go on for ever.
+    """PercentDelta's decay: a straight line down to a floor, where training may go on for ever::
 
-    .. math:: \eta_t = \eta \, \max(\text{floor},\ 1 - t \cdot \text{slope})
+        lr_t = lr * max(floor, 1 - t*slope)
 
     Args:
         optimizer: any `torch.optim.Optimizer`; every group decays from its own learning rate.
         slope: share of the initial learning rate lost a step, in [0, 1]; it would be 0 at step 1 / slope.
         floor: smallest share of the initial learning rate, in [0, 1]. The paper's equation 10 has 0.01;
             0 is its equation 9, 1 - t * slope, held at zero rather than turned negative.
+
+    Raises:
+        ValueError: slope or floor out of range.
 
     Example:
         >>> import torch, layerpace as lp
@@ -54,10 +57,9 @@ def linear_decay(optimizer: Optimizer, slope: float, floor: float = 0.01) -> LRS
 
 
 def warmup(optimizer: Optimizer, steps: int, after: LRScheduler | None = None, start: float = 0.0) -> LRScheduler:
-    r"""Gradual warm-up: a straight line from a small learning rate to the schedule that follows.
+    """Gradual warm-up: a straight line from a small learning rate to the schedule that follows::
 
-    .. math:: \eta_t = \eta \, \bigl(\text{start} + (1 - \text{start}) \, t / \text{steps}\bigr),
-              \qquad t \le \text{steps}
+        lr_t = lr * (start + (1 - start) * t / steps)        t <= steps; lr the rate of `after` at its step 0
 
     where eta is the learning rate of `after` at its own step 0. At t = steps the learning rate is eta
     exactly, and from then on `after` counts its steps from 0: its first change is at t = steps + 1.
@@ -70,6 +72,10 @@ def warmup(optimizer: Optimizer, steps: int, after: LRScheduler | None = None, s
             `ReduceLROnPlateau`.
         start: share of eta to begin from, in [0, 1]. With 0 the first step moves no weight; 1 / steps begins
             with a movement.
+
+    Raises:
+        TypeError: `after` is no scheduler.
+        ValueError: a value out of range, or an `after` of another optimizer or that has been stepped.
 
     Example:
         >>> import torch, layerpace as lp
@@ -95,10 +101,10 @@ def warmup(optimizer: Optimizer, steps: int, after: LRScheduler | None = None, s
 def polynomial_decay(
     optimizer: Optimizer, total_steps: int, power: float = 2.0, floor: float = 0.0, warmup_steps: int = 0
 ) -> LRScheduler:
-    r"""LARS's decay: a polynomial that ends at `total_steps`, after an optional warm-up.
+    """LARS's decay: a polynomial that ends at `total_steps`, after an optional warm-up::
 
-    .. math:: \eta_t = \eta \, \bigl(\text{floor} + (1 - \text{floor}) (1 - s)^{\text{power}}\bigr), \qquad
-              s = \min\Bigl(1, \frac{t - \text{warmup}}{\text{total} - \text{warmup}}\Bigr)
+        lr_t = lr * (floor + (1 - floor) * (1 - s)^power)
+        s    = min(1, (t - warmup_steps) / (total_steps - warmup_steps))
 
     Args:
         optimizer: any `torch.optim.Optimizer`; every group decays from its own learning rate.
@@ -106,6 +112,9 @@ def polynomial_decay(
         power: exponent, above 0; LARS has 2, LAMB (and 1 - t / total_steps) has 1.
         floor: share of the initial learning rate that is left at the end, in [0, 1].
         warmup_steps: steps of gradual warm-up from 0 (see `warmup`), fewer than `total_steps`.
+
+    Raises:
+        ValueError: a value out of range.
 
     Example:
         >>> import torch, layerpace as lp
@@ -136,14 +145,18 @@ def polynomial_decay(
 
 
 def step_drops(optimizer: Optimizer, at: Iterable[int], factor: float = 0.2) -> LRScheduler:
-    r"""Sudden drops: the learning rate is multiplied by `factor` at each of the steps (or epochs) in `at`.
+    """Sudden drops: the learning rate is multiplied by `factor` at each of the steps (or epochs) in `at`::
 
-    .. math:: \eta_t = \eta \cdot \text{factor}^{\,\#\{a \in \text{at} \,:\, a \le t\}}
+        lr_t = lr * factor^(number of a in `at` with a <= t)
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
         at: steps to drop at, each at least 1; the unit is that of `step()`. They may be in any order.
         factor: multiplier of each drop, in (0, 1].
+
+    Raises:
+        TypeError: `at` is not a list of steps.
+        ValueError: a value out of range, or the same step twice.
 
     Example:
         >>> import torch, layerpace as lp
@@ -224,7 +237,9 @@ class _Warmup(_ClosedForm):
             if getattr(after, "last_epoch", 0) != 0:
                 raise ValueError(f"after has taken {after.last_epoch} steps already: pass a new scheduler")
         self.steps, self.start, self.after = steps, start, after
-        self.target_lrs = None if after is None else list(after.get_last_lr())
+        self.target_lrs = (
+            None if after is None else [lr.clone() if isinstance(lr, Tensor) else lr for lr in after.get_last_lr()]
+        )
         super().__init__(optimizer)
 
     def multiplier(self) -> float:

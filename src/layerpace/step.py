@@ -8,7 +8,7 @@ gradient, a skipped step of GradScaler) is held back by a mask on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from layerpace import backends
 from layerpace.backends import Velocity, Work
+from layerpace.backends.reference import row_starts, spread
 from layerpace.columns import Table
 from layerpace.directions import Direction
 from layerpace.layers import ParameterLayers
@@ -49,8 +50,9 @@ class Scaling:
 class Entry:
     """One parameter that takes part in a step.
 
-    ``param`` and ``grad`` are real tensors; ``lr`` has the layer multiplier in it; ``weight_decay`` is the
-    decoupled one and ``l2`` the coupled one, both zero for an excluded parameter.
+    ``param`` and ``grad`` are real tensors. ``lr`` has the layer multiplier in it; a tensor there lives on a device
+    that must not be waited for. ``weight_decay`` is the decoupled one and ``l2`` the coupled one, both zero for an
+    excluded parameter; ``undecayed`` says that its group has neither.
     """
 
     param: Tensor
@@ -63,21 +65,11 @@ class Entry:
     l2: float
     maximize: bool
     velocity: Velocity | None
+    undecayed: bool
     grad_is_scratch: bool = False
 
 
-@dataclass(frozen=True)
-class DeviceStep:
-    """What a step on one device did, for those who watch: the table, the coefficients, whose rows they are."""
-
-    works: list[Work]
-    table: Table
-    layers: Layers
-    coefficients: Coefficients
-    ok_L: Tensor | None
-
-
-def layerwise_step(entries: Sequence[Entry], settings: Settings, scaling: Scaling) -> list[DeviceStep]:
+def layerwise_step(entries: Sequence[Entry], settings: Settings, scaling: Scaling) -> None:
     """Move every parameter of ``entries`` once.
 
     Raises:
@@ -91,7 +83,8 @@ def layerwise_step(entries: Sequence[Entry], settings: Settings, scaling: Scalin
         _clip_global_norm(devices, settings.max_grad_norm)
     if settings.nonfinite == "raise" and scaling.found_inf is None:  # else GradScaler looks after them
         _raise_if_nonfinite(devices)
-    return [device.step() for device in devices]
+    for device in devices:
+        device.step()
 
 
 class _Device:
@@ -143,7 +136,7 @@ class _Device:
             ok = ok & mask
         return ok
 
-    def step(self) -> DeviceStep:
+    def step(self) -> None:
         settings, rule = self.settings, self.settings.rule
         ok_L = self._ok()
         counts = [work.rows for work in self.works]
@@ -158,10 +151,10 @@ class _Device:
 
         entries = [entry for bucket in self.buckets for entry in bucket]
         layers = _layers(entries, settings.min_rms, self.device)
-        if any(work.direction.rate(1.0) != 1.0 for work in self.works):
-            layers = replace(
-                layers, lr=layers.lr * torch.cat([_by_layer(w, w.direction.rate(w.t)) for w in self.works])
-            )
+        rates = [work.direction.rate(work.t) for work in self.works]
+        if any(rate is not None for rate in rates):
+            factors = [_by_layer(w, 1.0 if rate is None else rate) for w, rate in zip(self.works, rates, strict=True)]
+            layers = replace(layers, lr=layers.lr * torch.cat(factors))
         coefficients = _coefficients(rule, table, layers, self.works, ok_L)
         for work, rows_of in zip(self.works, _slices(counts), strict=True):
             c_L = None if coefficients.c is None else coefficients.c[rows_of]
@@ -172,7 +165,6 @@ class _Device:
                 c_L = b_L * layers.weight_decay[rows_of]
             largest = torch.finfo(compute_dtype(work.params[0].dtype)).max
             self.backend.apply(work, c_L, b_L.clamp(max=largest))
-        return DeviceStep(self.works, table, layers, coefficients, ok_L)
 
 
 def _slices(counts: Sequence[int]) -> list[slice]:
@@ -209,7 +201,7 @@ def _count_step(work: Work, bucket: list[Entry]) -> None:
     if work.ok_L is None:
         steps.add_(1)
     else:
-        steps.add_(backends.reference.spread(work.ok_L, work.layers, Tensors(work.params)))
+        steps.add_(spread(work.ok_L, work.layers, Tensors(work.params)))
     first = steps.items[0]
     on_host = first.numel() == 1 and first.device.type == "cpu" and work.ok_L is None
     t: Scalar = float(first) if on_host else steps.to(torch.float64)
@@ -226,12 +218,9 @@ def _phantom(entries: list[Entry], device: torch.device) -> Tensor | None:
     rates = [entry.lr for entry in entries]
     if any(not isinstance(lr, Tensor) and lr != 0 for lr in rates):
         return None
-    if any(isinstance(lr, Tensor) and lr.device.type == "cpu" and float(lr) != 0 for lr in rates):
-        return None
     zero = torch.ones((), dtype=torch.bool, device=device)
-    for lr in rates:
-        if isinstance(lr, Tensor) and lr.device.type != "cpu":
-            zero = zero & (lr.to(device) == 0).all()
+    for lr in {id(lr): lr for lr in rates if isinstance(lr, Tensor)}.values():
+        zero = zero & (lr.to(device) == 0).all()
     return zero
 
 
@@ -271,33 +260,30 @@ def _by_layer(work: Work, x: Scalar) -> Tensor:
     parts = []
     for cut, values in zip(work.layers, x, strict=True):
         flat = values.to(work.device, torch.float64).reshape(-1)
-        if cut.sizes is None:
-            parts.append(flat)
-        else:
-            first_rows = torch.tensor([part.start for part in _slices(cut.sizes)])
-            parts.append(flat.index_select(0, first_rows.to(work.device, non_blocking=True)))
+        parts.append(flat if cut.sizes is None else flat.index_select(0, row_starts(cut.sizes, work.device)))
     return torch.cat(parts)
 
 
-def _vector(values: Sequence[float | Tensor], device: torch.device) -> Tensor:
-    """float64 [L] on the device, without waiting for it."""
+def _vector(values: Sequence[float | Tensor], counts: Sequence[int], device: torch.device) -> Tensor:
+    """Each value as often as its count says: float64 on the device, without waiting for it."""
     if any(isinstance(value, Tensor) for value in values):
-        return torch.stack([torch.as_tensor(v, dtype=torch.float64).to(device).reshape(()) for v in values])
-    host = torch.tensor(values, dtype=torch.float64, pin_memory=device.type == "cuda")
+        once = {id(v): torch.as_tensor(v, dtype=torch.float64, device=device).reshape(1) for v in values}
+        return torch.cat([once[id(v)].expand(count) for v, count in zip(values, counts, strict=True)])
+    repeated = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+    host = torch.tensor(repeated, dtype=torch.float64, device="cpu", pin_memory=device.type == "cuda")
     return host.to(device, non_blocking=True)
 
 
 def _layers(entries: Sequence[Entry], min_rms: float, device: torch.device) -> Layers:
-    def each(value: Callable[[Entry], float | Tensor]) -> Tensor:
-        return _vector([value(entry) for entry in entries for _ in range(entry.layers.count)], device)
-
+    counts = [entry.layers.count for entry in entries]
     n = [float(size) for entry in entries for size in entry.layers.entries(entry.param.shape)]
     return Layers(
-        n=_vector(n, device),
-        lr=each(lambda entry: entry.lr),
-        weight_decay=each(lambda entry: entry.weight_decay),
+        n=_vector(n, [1] * len(n), device),
+        lr=_vector([entry.lr for entry in entries], counts, device),
+        weight_decay=_vector([entry.weight_decay for entry in entries], counts, device),
         min_rms=min_rms,
         decays=any(entry.weight_decay != 0 for entry in entries),
+        undecayed=_vector([float(entry.undecayed) for entry in entries], counts, device) > 0,
     )
 
 
@@ -306,12 +292,11 @@ def _coefficients(rule: Rule, table: Table, layers: Layers, works: list[Work], o
     result = rule(table, layers, _rule_state(rule, table, layers, works, ok_L))
     cuts = [cut for work in works for cut in work.layers]
     if any(cut.excluded for cut in cuts):
-        out = _vector([float(cut.excluded) for cut in cuts for _ in range(cut.count)], layers.n.device) > 0
+        out = _vector([float(cut.excluded) for cut in cuts], [cut.count for cut in cuts], layers.n.device) > 0
         result = Coefficients(
             c=None if result.c is None else torch.where(out, 0.0, result.c),
             b=torch.where(out, layers.lr, result.b),
             ratio=torch.where(out, 1.0, result.ratio),
-            raw_ratio=torch.where(out, 1.0, result.raw_ratio),
         )
     return result
 

@@ -2,8 +2,8 @@
 
 ``Tensors([a, b]) * 2`` is ``[a * 2, b * 2]``, by one ``torch._foreach_mul`` where that is a single kernel.
 The other operand is a number, or ``Tensors`` of the same length whose entries broadcast: a 0-d tensor for each
-parameter, or one of shape (rows, 1, ...) where segments of a parameter differ. Entries of another dtype are
-cast to the left operand's, so that a float64 scalar never promotes a float32 weight.
+parameter, or one of shape (rows, 1, ...) where segments of a parameter differ. In +, -, * and / entries of another
+dtype are cast to the left operand's, so that a float64 scalar never promotes a float32 weight.
 """
 
 from __future__ import annotations

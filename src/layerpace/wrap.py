@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any, Self, SupportsIndex
 from weakref import finalize, ref
 
 import torch
@@ -14,8 +15,8 @@ from layerpace import rules
 from layerpace.checks import check_range
 from layerpace.directions import SGD
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
-from layerpace.optim.base import default_exclude
-from layerpace.optim.support import check_supported, real
+from layerpace.optim.options import default_exclude, rate, without_lambda
+from layerpace.optim.support import check_supported, real, step_device
 from layerpace.rules import Rule
 from layerpace.step import Entry, Scaling, Settings, layerwise_step
 
@@ -123,7 +124,8 @@ class Wrapped(Optimizer):
         """Cut parameters into layers, those too that were added to the inner optimizer."""
         for index, group in enumerate(self.param_groups):
             if any(param not in self._layers for param in group["params"]):
-                self._layers |= describe_group(group, index, self._exclude, self._segments)
+                automatic = {"exclude": self._exclude} if group.get("exclude") == "auto" else {}
+                self._layers |= describe_group({**group, **automatic}, index, self._exclude, self._segments)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
@@ -137,6 +139,12 @@ class Wrapped(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let the inner optimizer step, and send its displacement through the rule.
 
+        Args:
+            closure: handed to the inner optimizer.
+
+        Returns:
+            What the inner optimizer's step returned.
+
         Raises:
             RuntimeError: sparse gradients or sharded parameters; nothing has changed.
         """
@@ -147,7 +155,12 @@ class Wrapped(Optimizer):
             for param in group["params"]
             if (closure is not None and param.requires_grad) or param.grad is not None
         ]
-        members = [(param, group) for param, group in members if not self._layers[param].excluded]
+        # An excluded tensor takes the inner optimizer's step, and only a multiplier asks for more than that.
+        members = [
+            (param, group)
+            for param, group in members
+            if not self._layers[param].excluded or group.get("lr_multiplier", 1.0) != 1.0
+        ]
         for param, _ in members:
             check_supported(param, param if param.grad is None else param.grad, self._layers[param].name)
         before = [real(param).clone() for param, _ in members]
@@ -160,44 +173,49 @@ class Wrapped(Optimizer):
             ]
             if entries:
                 layerwise_step(entries, self._settings, Scaling())
-        if self.rule.state_names:
-            moved = [param for param, _ in members if param.grad is not None]
-            for param, entry in zip(moved, entries, strict=True):
-                self.state[param]["rule_step"] = entry.state["step"]
-                self.state[param].update({name: entry.state[name] for name in self.rule.state_names})
+        moved = [param for param, _ in members if param.grad is not None]
+        for param, entry in zip(moved, entries, strict=True):
+            self.state[param].update({key: entry.state[name] for name, key in self._saved_names()})
         return loss
 
     def _entry(self, param: Tensor, group: Mapping[str, Any], old: Tensor) -> Entry:
         """The entry of one parameter; puts its old weights back, and the direction into the copy of them."""
-        lr, multiplier = group["lr"], group.get("lr_multiplier", 1.0)
         w = real(param)
         displacement = old - w
         w.copy_(old)
+        lr = rate({"lr": group["lr"]})
         if isinstance(lr, Tensor):
-            rate = lr.to(old.device)
-            old.copy_(torch.where(rate == 0, 0.0, displacement / rate))
+            lr = lr.to(old.device).reshape(())
+            old.copy_(torch.where(lr == 0, 0.0, displacement / lr))
         elif lr == 0:
             old.zero_()
         else:
             torch.div(displacement, lr, out=old)
         layers = self._layers[param]
         kept = self.state.get(param, {})
-        zero = torch.zeros(() if layers.sizes is None else layers.count, dtype=torch.float64, device=old.device)
-        state = {"step": kept.get("rule_step", torch.zeros(()))}
-        state |= {name: kept.get(name, zero.clone()) for name in self.rule.state_names}
+        state = {"step": torch.zeros(layers.broadcast_shape(w.shape), device=step_device(layers, w))}
+        state |= layers.memory(self.rule.state_names, w.device)
+        state |= {name: kept[key] for name, key in self._saved_names() if key in kept}
         return Entry(
             param=w,
             grad=old,
             state=state,
             layers=layers,
             direction=SGD(),
-            lr=lr if multiplier == 1.0 else lr * multiplier,
+            lr=rate(group),
             weight_decay=0.0,
             l2=0.0,
             maximize=False,
             velocity=None,
+            undecayed=not group.get("weight_decay", 0.0),
             grad_is_scratch=True,
         )
+
+    def _saved_names(self) -> list[tuple[str, str]]:
+        """(name in a step, name in the inner optimizer's state) of what a rule with memory keeps."""
+        if not self.rule.state_names:
+            return []
+        return [("step", "rule_step"), *((name, name) for name in self.rule.state_names)]
 
     # Saving and loading are the inner optimizer's; the rule's numbers travel in its state.
 
@@ -209,18 +227,54 @@ class Wrapped(Optimizer):
         """Load what `state_dict` returned; the same as loading it into the inner optimizer."""
         self.inner.load_state_dict(state_dict)
 
+    def _rule_numbers(self, state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """(parameter, the rule's saved numbers) of a state dict that fits the groups.
+
+        Raises:
+            ValueError: numbers of other segments.
+        """
+        names = {key: name for name, key in self._saved_names()}
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for param, key in zip(group["params"], saved["params"], strict=True):
+                layers, state = self._layers[param], state_dict["state"].get(key, {})
+                numbers = {name: state[name].detach() for name in names if name in state}
+                for name, value in numbers.items():
+                    shape = torch.Size(() if layers.sizes is None else (layers.count,))
+                    if names[name] == "step":
+                        shape = torch.Size(layers.broadcast_shape(real(param).shape))
+                    if value.shape != shape:
+                        raise ValueError(
+                            f"{name} of {layers.name} has shape {tuple(value.shape)} in the state dict, needs "
+                            f"{tuple(shape)}: were the segments the same?"
+                        )
+                yield param, numbers
+
+    def _check_loadable(self, state_dict: Mapping[str, Any]) -> None:
+        sizes = [[len(g["params"]) for g in groups] for groups in (self.param_groups, state_dict["param_groups"])]
+        if sizes[0] == sizes[1]:  # else torch has its own error
+            self._describe()
+            for _ in self._rule_numbers(state_dict):
+                pass
+
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Restore the precision of the rule's numbers, which torch casts to the weights' dtype."""
-        for group, saved_group in zip(self.param_groups, saved["param_groups"], strict=True):
-            for param, key in zip(group["params"], saved_group["params"], strict=True):
-                numbers = saved["state"].get(key, {})
-                for name in {"rule_step", *self.rule.state_names} & numbers.keys():
-                    device = "cpu" if name == "rule_step" else param.device
-                    self.state[param][name] = numbers[name].detach().to(device, copy=True)
+        for param, numbers in self._rule_numbers(saved):
+            for name, value in numbers.items():
+                device = step_device(self._layers[param], param) if name == "rule_step" else param.device
+                self.state[param][name] = value.to(device, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("inner", "rule", "_exclude", "_segments", "_settings", "_layers")
         return {name: self.__dict__[name] for name in names}
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return without_lambda(super().__reduce_ex__(protocol), self.rule)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__setstate__(deepcopy(self.__getstate__(), memo))
+        return other
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         inner = state["inner"]
@@ -236,6 +290,9 @@ def _restore_after_loading(inner: Optimizer, wrapped: Wrapped) -> None:
 
     def before(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         loading[:] = [state_dict]
+        alive = reference()
+        if alive is not None:
+            alive._check_loadable(state_dict)
 
     def after(optimizer: Optimizer) -> None:
         alive = reference()

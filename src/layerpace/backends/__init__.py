@@ -19,7 +19,13 @@ def check(name: str) -> None:
 
 
 def select(name: str, device: torch.device) -> Backend:
-    """The backend of that name for tensors on the device; "auto" takes the fastest that there is."""
+    """The backend of that name for tensors on the device; "auto" takes the fastest that there is.
+
+    Raises:
+        RuntimeError: the device has no float64, which the sums over a layer are kept in.
+    """
+    if device.type == "mps":
+        raise RuntimeError("layerpace sums over layers in float64, which the device 'mps' does not have")
     return reference
 
 

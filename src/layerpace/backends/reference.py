@@ -6,6 +6,9 @@ that memory stays bounded.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import accumulate as accumulate_sizes
+
 import torch
 from torch import Tensor
 
@@ -112,10 +115,22 @@ def spread(x_L: Tensor, layers: list[ParameterLayers], like: Tensors) -> Tensors
         if cut.sizes is None:
             out.append(values[0])
         else:
-            repeats = torch.tensor(cut.sizes).to(values.device, non_blocking=True)
-            rows = torch.repeat_interleave(values, repeats, output_size=w.shape[0])
-            out.append(rows.reshape(-1, *[1] * (w.ndim - 1)))
+            rows = values.index_select(0, _segment_of_row(cut.sizes, values.device))
+            out.append(rows.reshape(cut.broadcast_shape(w.shape)))
     return Tensors(out)
+
+
+@lru_cache(maxsize=1024)
+def _segment_of_row(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """The segment that each row belongs to, int64 [rows]; made once, so that a step copies no list to the device."""
+    segments = [segment for segment, size in enumerate(sizes) for _ in range(size)]
+    return torch.tensor(segments, device="cpu").to(device)
+
+
+@lru_cache(maxsize=1024)
+def row_starts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """The first row of each segment, int64 [segments]."""
+    return torch.tensor([0, *accumulate_sizes(sizes)][:-1], device="cpu").to(device)
 
 
 def sums(

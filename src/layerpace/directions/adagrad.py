@@ -40,6 +40,9 @@ class AdaGrad(Direction):
         for name in ("lr_decay", "initial_accumulator_value", "eps"):
             check_range(name, getattr(self, name), 0)
 
+    def state_names(self) -> tuple[str, ...]:
+        return ("sum",)
+
     def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
         return {"sum": zeros(w).fill_(self.initial_accumulator_value)}
 
@@ -74,8 +77,8 @@ class AdaDelta(Direction):
         check_range("rho", self.rho, 0, 1)
         check_range("eps", self.eps, 0)
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        return {"square_avg": zeros(w), "acc_delta": zeros(w)}
+    def state_names(self) -> tuple[str, ...]:
+        return ("square_avg", "acc_delta")
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         v, d = state["square_avg"], state["acc_delta"]

@@ -52,11 +52,8 @@ class Adam(Direction):
         if not isinstance(self.bias_correction, bool) and self.bias_correction != "after":
             raise ValueError(f"bias_correction must be True, False or 'after', got {self.bias_correction!r}")
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        state = {"exp_avg": zeros(w), "exp_avg_sq": zeros(w)}
-        if self.amsgrad:
-            state["max_exp_avg_sq"] = zeros(w)
-        return state
+    def state_names(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq") + ("max_exp_avg_sq",) * self.amsgrad
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         beta1, beta2 = self.betas
@@ -69,9 +66,9 @@ class Adam(Direction):
             return divide(m.clone(), v, 1.0, self.eps, self.eps_inside_sqrt)
         return divide(m / (1 - beta1**t), v, 1 - beta2**t, self.eps, self.eps_inside_sqrt)
 
-    def rate(self, t: Scalar) -> Scalar:
+    def rate(self, t: Scalar) -> Scalar | None:
         beta1, beta2 = self.betas
-        return positive_root(1 - beta2**t) / (1 - beta1**t) if self.bias_correction == "after" else 1.0
+        return positive_root(1 - beta2**t) / (1 - beta1**t) if self.bias_correction == "after" else None
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,8 @@ class AdaMax(Direction):
         check_betas(self.betas)
         check_range("eps", self.eps, 0)
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        return {"exp_avg": zeros(w), "exp_inf": zeros(w)}
+    def state_names(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_inf")
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         beta1, beta2 = self.betas
@@ -148,6 +145,9 @@ class NAdam(Direction):
         check_betas(self.betas)
         check_range("eps", self.eps, 0)
         check_range("momentum_decay", self.momentum_decay, 0)
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "mu_product")
 
     def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": zeros(w), "exp_avg_sq": zeros(w), "mu_product": one.clone()}
@@ -194,8 +194,8 @@ class RAdam(Direction):
         check_range("eps", self.eps, 0)
         check_range("threshold", self.threshold, 4)
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        return {"exp_avg": zeros(w), "exp_avg_sq": zeros(w)}
+    def state_names(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         beta1, beta2 = self.betas

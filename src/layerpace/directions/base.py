@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +20,7 @@ class Direction:
     A direction is a frozen dataclass; its fields are the options that param groups may override. ``w <- w - lr*u``
     is then the optimizer of the same name, and a rule of `layerpace.rules` makes it layer-wise.
 
-    Subclasses say which state they keep (``init``) and what u is (``__call__``). Both see real tensors in the
+    Subclasses say which state they keep (``state_names``) and what u is (``__call__``). Both see real tensors in the
     dtype of the computation: float32 for half-precision weights, two real numbers for a complex one.
     """
 
@@ -31,23 +30,23 @@ class Direction:
         """The fields and their values: the defaults of the param groups."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def state_names(self) -> tuple[str, ...]:
+        """The names of the state tensors, torch's where torch has them."""
+        return ()
+
     def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        """The state of a weight w before its first step.
+        """The state of a weight w before its first step; zeros, unless a direction says otherwise.
 
         Args:
             w: the weight, any shape.
             one: a one that broadcasts over w, shape () or (rows, 1, ...) where w has several layers; state that is
                 a number for each layer has its shape.
         """
-        return {}
+        return {name: zeros(w) for name in self.state_names()}
 
-    def state_names(self) -> tuple[str, ...]:
-        """The names that ``init`` gives."""
-        return _state_names(self)
-
-    def rate(self, t: Scalar) -> Scalar:
-        """A factor on lr that depends on the number of the step alone."""
-        return 1.0
+    def rate(self, t: Scalar) -> Scalar | None:
+        """A factor on lr that depends on the number of the step alone; None: there is none."""
+        return None
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         """u of the t-th step (t = 1, 2, ...); updates ``state`` in place, never ``g`` or ``w``.
@@ -55,11 +54,6 @@ class Direction:
         What is returned may be ``g`` itself or a tensor of the state: the caller does not write to it.
         """
         raise NotImplementedError
-
-
-@lru_cache(maxsize=256)
-def _state_names(direction: Direction) -> tuple[str, ...]:
-    return tuple(direction.init(torch.empty(0), torch.ones(())))
 
 
 def zeros(w: Tensor) -> Tensor:

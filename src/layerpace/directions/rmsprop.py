@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from layerpace.checks import check_range
-from layerpace.directions.base import Direction, State, divide, zeros
+from layerpace.directions.base import Direction, State, divide
 from layerpace.tensors import Scalar, Tensors
 
 
@@ -45,13 +43,8 @@ class RMSProp(Direction):
         check_range("eps", self.eps, 0)
         check_range("momentum", self.momentum, 0, 1, open_high=True)
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        state = {"square_avg": zeros(w)}
-        if self.centered:
-            state["grad_avg"] = zeros(w)
-        if self.momentum > 0:
-            state["momentum_buffer"] = zeros(w)
-        return state
+    def state_names(self) -> tuple[str, ...]:
+        return ("square_avg",) + ("grad_avg",) * self.centered + ("momentum_buffer",) * (self.momentum > 0)
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         v = state["square_avg"].mul_(self.alpha).addcmul_(g, g, 1 - self.alpha)

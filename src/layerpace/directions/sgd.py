@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from layerpace.checks import check_range
-from layerpace.directions.base import Direction, State, zeros
+from layerpace.directions.base import Direction, State
 from layerpace.tensors import Scalar, Tensors
 
 
@@ -56,6 +55,8 @@ class HeavyBall(Direction):
         momentum: mu, in [0, 1).
         dampening: tau, in [0, 1].
 
+    Without momentum and dampening no buffer is kept.
+
     Reference: Polyak (1964); the overview, "Momentum (aka Heavy-Ball)".
     """
 
@@ -67,10 +68,12 @@ class HeavyBall(Direction):
         check_range("momentum", self.momentum, 0, 1, open_high=True)
         check_range("dampening", self.dampening, 0, 1)
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        return {"momentum_buffer": zeros(w)}
+    def state_names(self) -> tuple[str, ...]:
+        return ("momentum_buffer",) if self.momentum or self.dampening else ()
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
+        if not (self.momentum or self.dampening):
+            return g
         return _accumulate(state["momentum_buffer"], g, self.momentum, self.dampening, t)
 
 
@@ -95,8 +98,8 @@ class Nesterov(Direction):
     def __post_init__(self) -> None:
         check_range("momentum", self.momentum, 0, 1, open_high=True)
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        return {"momentum_buffer": zeros(w)}
+    def state_names(self) -> tuple[str, ...]:
+        return ("momentum_buffer",)
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         buffer = _accumulate(state["momentum_buffer"], g, self.momentum, 0.0, t)
@@ -125,8 +128,8 @@ class EMAMomentum(Direction):
     def __post_init__(self) -> None:
         check_range("beta", self.beta, 0, 1, open_high=True)
 
-    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
-        return {"exp_avg": zeros(w)}
+    def state_names(self) -> tuple[str, ...]:
+        return ("exp_avg",)
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         return state["exp_avg"].lerp_(g, 1 - self.beta)

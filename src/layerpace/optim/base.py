@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import fields
-from typing import Any, Self, SupportsIndex, TypedDict
+from typing import Any, Self, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -19,27 +18,15 @@ from layerpace import backends, directions, rules
 from layerpace.backends import Velocity
 from layerpace.checks import check_choice, check_range
 from layerpace.directions import Direction
-from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group, is_vector
+from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
 from layerpace.optim.loading import cast_state, check_loadable
-from layerpace.optim.support import check_supported, real
+from layerpace.optim.options import ELSEWHERE, default_exclude, rate, without_lambda
+from layerpace.optim.support import check_supported, real, step_device
 from layerpace.precision import MODES, compute_dtype
 from layerpace.rules import Rule
-from layerpace.step import DeviceStep, Entry, Scaling, Settings, layerwise_step
+from layerpace.step import Entry, Scaling, Settings, layerwise_step
 
 NONFINITE = ("propagate", "skip", "raise")
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments that every optimizer of layerpace takes; see `Layerwise` for their meaning."""
-
-    maximize: bool
-    exclude: Exclude
-    segments: Mapping[str, Segments] | None
-    min_rms: float
-    low_precision: str
-    nonfinite: str
-    max_grad_norm: float | None
-    backend: str
 
 
 class Layerwise(Optimizer):
@@ -105,6 +92,9 @@ class Layerwise(Optimizer):
     # GradScaler hands over its scale and its found_inf instead of waiting for the device to decide.
     _step_supports_amp_scaling = True
 
+    # Momentum after the rule; a method whose law it would break has none.
+    _has_velocity = True
+
     def __init__(
         self,
         params: ParamsT,
@@ -151,17 +141,16 @@ class Layerwise(Optimizer):
             "maximize": maximize,
         }
         options = self.direction.options()
-        if "momentum" in options:
-            if momentum:
-                name = type(self.direction).__name__
-                raise ValueError(
-                    f"momentum={momentum!r} is momentum after the rule, and the direction {name} has momentum of its "
-                    "own before it: use one of them"
-                )
-        else:
+        if "momentum" not in options and self._has_velocity:
             defaults |= {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
             if not lr_in_velocity and not self.rule.decoupled:
                 raise ValueError(f"lr_in_velocity=False has no meaning for the rule {type(self.rule).__name__}")
+        elif momentum or dampening or nesterov or not lr_in_velocity:
+            raise ValueError(
+                f"momentum={momentum!r}, dampening={dampening!r}, nesterov={nesterov!r} and "
+                f"lr_in_velocity={lr_in_velocity!r} are for momentum after the rule, and the direction "
+                f"{type(self.direction).__name__} has momentum of its own before it: set that in the direction"
+            )
         super().__init__(params, defaults | options)
         check_globs(self.param_groups, self._exclude, self._segments)
 
@@ -176,33 +165,39 @@ class Layerwise(Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"a param group must be a dict, got {type(param_group).__name__}")
         group = dict(param_group)
-        exclude = group.pop("exclude", self._exclude)
-        exclude = default_exclude(self.rule) if exclude == "auto" else exclude
-        segments = group.pop("segments", self._segments)
+        own = {key: group.pop(key) for key in ("exclude", "segments") if key in group}
+        if own.get("exclude") == "auto":
+            del own["exclude"]
         index = len(self.param_groups)
         self._check_group({**self.defaults, **group}, index)
         super().add_param_group(group)
         try:
-            self._layers |= describe_group(self.param_groups[-1], index, exclude, segments)
+            self._layers |= describe_group(self.param_groups[-1] | own, index, self._exclude, self._segments)
         except BaseException:
             self.param_groups.pop()
             raise
 
     def _check_group(self, group: Mapping[str, Any], index: int) -> None:
-        settings = {f.name for f in fields(self.rule)} | {f.name for f in fields(Settings)}
-        settings |= {"trust_coefficient", "trust_clip"}
+        """Raise for values out of range, and for options that a group cannot have; other keys are the user's."""
         for key in group:
-            if key in settings and key not in self.defaults:
-                raise TypeError(f"{key} holds for the whole optimizer and cannot be set in parameter group {index}")
+            if key in ELSEWHERE and key not in self.defaults:
+                raise TypeError(
+                    f"{key!r} cannot be set in parameter group {index}: it holds for the whole optimizer, or is no "
+                    f"option of {type(self).__name__} with the direction {type(self.direction).__name__}"
+                )
+        self._checked(group, index)
+
+    def _checked(self, group: Mapping[str, Any], index: int) -> tuple[Direction, Velocity | None]:
+        """The direction and the velocity of a group; ValueError with the number of the group."""
         try:
-            self._hyperparameters(group)
+            return self._hyperparameters(group)
         except ValueError as error:
             raise ValueError(f"{error} (parameter group {index})") from None
 
     def _direction(self, group: Mapping[str, Any]) -> Direction:
         """The direction with the options of a group, checked."""
         values = {name: group[name] for name in self.direction.options()}
-        if "betas" in values:
+        if isinstance(values.get("betas"), list):
             values["betas"] = tuple(values["betas"])
         return type(self.direction)(**values)
 
@@ -219,7 +214,7 @@ class Layerwise(Optimizer):
                 "pass False to add weight_decay*w to the gradient"
             )
         direction = self._direction(group)
-        if "momentum" in direction.options():
+        if "momentum" not in group or "momentum" in direction.options():
             return direction, None
         momentum, nesterov = group["momentum"], bool(group["nesterov"])
         dampening = momentum if group["dampening"] is None else group["dampening"]
@@ -261,56 +256,45 @@ class Layerwise(Optimizer):
                 loss = closure()
         entries = self._entries()
         if entries:
-            self._observe(layerwise_step(entries, self._settings, self._scaling()))
+            scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+            layerwise_step(entries, self._settings, scaling)
         return loss
-
-    def _scaling(self) -> Scaling:
-        return Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-
-    def _observe(self, steps: list[DeviceStep]) -> None:
-        """Called with what each step did."""
 
     def _entries(self) -> list[Entry]:
         """What takes part in this step. All checks come before the first change of state."""
-        found: list[tuple[Tensor, Entry]] = []
+        found: list[tuple[Tensor, Mapping[str, Any], Direction, Velocity | None]] = []
         for index, group in enumerate(self.param_groups):
             with_grad = [p for p in group["params"] if p.grad is not None]
             if not with_grad:
                 continue
-            try:
-                direction, velocity = self._hyperparameters(group)
-            except ValueError as error:
-                raise ValueError(f"{error} (parameter group {index})") from None
-            found += [(p, self._entry(p, p.grad, group, direction, velocity)) for p in with_grad]
-        for param, entry in found:
-            if "step" not in entry.state:
-                entry.state.update(self._initial_state(param, entry.direction))
-        return [entry for _, entry in found]
+            if any(param not in self._layers for param in with_grad):  # put there by hand
+                self._layers |= describe_group(group, index, self._exclude, self._segments)
+            direction, velocity = self._checked(group, index)
+            for param in with_grad:
+                check_supported(param, param.grad, self._layers[param].name)
+            found += [(param, group, direction, velocity) for param in with_grad]
+        return [self._entry(*member) for member in found]
 
-    def _entry(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        group: Mapping[str, Any],
-        direction: Direction,
-        velocity: Velocity | None,
-    ) -> Entry:
-        layers = self._layers[param]
-        check_supported(param, grad, layers.name)
-        decay = 0.0 if layers.excluded else group["weight_decay"]
+    def _entry(self, param: Tensor, group: Mapping[str, Any], direction: Direction, velocity: Velocity | None) -> Entry:
+        assert param.grad is not None
+        layers, state = self._layers[param], self.state[param]
+        if "step" not in state or not state.keys() >= set(direction.state_names()):
+            # At the first step, or after an option was changed that asks for more, such as amsgrad.
+            state.update({k: v for k, v in self._initial_state(param, direction).items() if k not in state})
+        decay = group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
-        lr, multiplier = group["lr"], group["lr_multiplier"]
         return Entry(
             param=real(param),
-            grad=real(grad),
-            state=self.state[param],
+            grad=real(param.grad),
+            state=state,
             layers=layers,
             direction=direction,
-            lr=lr if multiplier == 1.0 else lr * multiplier,
-            weight_decay=decay if decoupled else 0.0,
-            l2=0.0 if decoupled else decay,
+            lr=rate(group),
+            weight_decay=decay if decoupled and not layers.excluded else 0.0,
+            l2=0.0 if decoupled or layers.excluded else decay,
             maximize=bool(group["maximize"]),
             velocity=velocity,
+            undecayed=decay == 0,
         )
 
     # State
@@ -321,19 +305,13 @@ class Layerwise(Optimizer):
         ``device`` "meta" gives its shapes, dtypes and strides without memory.
         """
         w = torch.empty_like(real(param), dtype=compute_dtype(param.dtype), device=device)
-        sizes = self._layers[param].sizes
-        shape = () if sizes is None else (w.shape[0], *[1] * (w.ndim - 1))
+        layers = self._layers[param]
+        shape = layers.broadcast_shape(w.shape)
         one = torch.ones(shape, dtype=torch.float64, device=w.device)
-        step = torch.zeros(shape, dtype=torch.float32, device=device or self._step_device(param))
-        count = self._layers[param].count
-        zero = torch.zeros(() if sizes is None else count, dtype=torch.float64, device=w.device)
-        memory = {name: zero.clone() for name in self.rule.state_names}
-        return {"step": step, **direction.init(w, one), **memory}
-
-    def _step_device(self, param: Tensor) -> torch.device:
-        """Step counts stay on the host, as in torch, unless the device decides who steps or they differ by row."""
-        on_device = self._layers[param].sizes is not None or self._settings.nonfinite == "skip"
-        return param.device if on_device else torch.device("cpu")
+        step = torch.zeros(
+            shape, dtype=torch.float32, device=device or step_device(layers, w, self._settings.nonfinite)
+        )
+        return {"step": step, **direction.init(w, one), **layers.memory(self.rule.state_names, w.device)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, also that of another dtype or device; moments keep their precision.
@@ -373,10 +351,7 @@ class Layerwise(Optimizer):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # A lambda cannot be pickled, and has done its work: groups that are added to what is unpickled say their own.
-        copy = list(super().__reduce_ex__(protocol))
-        if "<" in getattr(self._exclude, "__qualname__", ""):
-            copy[2] = {**copy[2], "_exclude": default_exclude(self.rule)}
-        return tuple(copy)
+        return without_lambda(super().__reduce_ex__(protocol), self.rule)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         other = type(self).__new__(type(self))
@@ -389,8 +364,3 @@ class Layerwise(Optimizer):
         for group in self.param_groups:
             for key in self.defaults.keys() - {"differentiable"}:  # which torch adds while unpickling
                 group.setdefault(key, self.defaults[key])
-
-
-def default_exclude(rule: Rule) -> Exclude:
-    """What a rule leaves out unless told otherwise."""
-    return is_vector if rule.excludes_vectors else None

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from layerpace.directions import Adam
-from layerpace.optim.base import Layerwise, Options
+from layerpace.optim.base import Layerwise
+from layerpace.optim.options import Options, only_options
 from layerpace.optim.presets import LAMB_PRESETS, preset
 from layerpace.rules import Clip, TrustRatio
 
@@ -83,6 +84,7 @@ class LAMB(Layerwise):
         zero_ratio: float | None = None,
         **options: Unpack[Options],
     ) -> None:
+        only_options(type(self).__name__, options)
         super().__init__(
             params,
             direction=Adam(

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from layerpace import directions
-from layerpace.directions import Direction, HeavyBall
-from layerpace.optim.base import Layerwise, Options
+from layerpace.directions import SGD, Direction, HeavyBall
+from layerpace.optim.base import Layerwise
+from layerpace.optim.options import Options, only_options
 from layerpace.rules import Rotation
 
 
@@ -20,7 +21,9 @@ class Layca(Layerwise):
         w <- w - lr*||w|| * s/||s||
         w <- w * ||w_0||/||w||                  back on the sphere of the first weights
 
-    Every layer turns by exactly atan(lr) in a step and keeps its norm; the direction's own length does not matter.
+    Every layer turns by exactly atan(lr) in a step and keeps its norm; the direction's own length does not matter,
+    and momentum stands before the rotation. A tensor that starts at zero is put on the sphere of RMS min_rms and stays
+    on it: leave it out by ``exclude`` if it must grow.
 
     Args:
         params: as for any torch optimizer; `layerpace.layers.prioritize` makes groups whose layers turn at
@@ -29,6 +32,8 @@ class Layca(Layerwise):
         direction: a name ("sgd", "ema_momentum", "adam", "rmsprop", "adagrad", ...) or an instance from
             `layerpace.directions`.
         momentum: heavy-ball momentum of the "sgd" direction, before the rotation, in [0, 1).
+        weight_decay: lambda of the coupled weight decay, >= 0: lambda*w is added to the gradient. Its part along w is
+            projected out, so that only its trace in the averages of an adaptive direction is left.
         **options: see `Layerwise`. Tensors with at most one dimension follow the direction at rate lr by default.
 
     Example:
@@ -42,6 +47,8 @@ class Layca(Layerwise):
     algorithm 1.
     """
 
+    _has_velocity = False  # momentum after the rotation would turn a layer by another angle
+
     def __init__(
         self,
         params: ParamsT,
@@ -52,12 +59,13 @@ class Layca(Layerwise):
         weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
+        only_options(type(self).__name__, options)
         inner = directions.get(direction)
-        if momentum:
-            if not isinstance(inner, directions.SGD):
-                raise ValueError(
-                    f"momentum={momentum!r} is for direction='sgd'; {type(inner).__name__} has its own averages, "
-                    "which an instance such as directions.RMSProp(momentum=0.9) sets"
-                )
+        if isinstance(inner, SGD):
             inner = HeavyBall(momentum)
+        elif momentum:
+            raise ValueError(
+                f"momentum={momentum!r} is for direction='sgd'; {type(inner).__name__} has its own averages, "
+                "which an instance such as directions.RMSProp(momentum=0.9) sets"
+            )
         super().__init__(params, direction=inner, rule=Rotation(), lr=lr, weight_decay=weight_decay, **options)

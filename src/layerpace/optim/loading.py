@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layerpace.optim.support import step_device
 from layerpace.precision import compute_dtype
 
 if TYPE_CHECKING:
@@ -34,15 +35,23 @@ def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
         missing = [name for name in expected if name not in state]
         if missing:
             raise ValueError(f"the state of {where} lacks {missing}; it has {sorted(state)}")
-        shapes = {name: like.shape for name, like in expected.items() if name != "step"}
+        shapes = {name: like.shape for name, like in expected.items()}
         shapes |= dict.fromkeys(LATER, expected_shape(param))
-        for name, shape in shapes.items():
-            if name in state and state[name].shape != shape:
+        for name in shapes.keys() & state.keys():
+            value = state[name]
+            if name == "step" and torch.as_tensor(value).numel() == 1:
+                continue
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} of {where} must be a tensor, got {type(value).__name__}")
+            if value.shape != shapes[name]:
                 raise ValueError(
-                    f"{name} of {where} has shape {tuple(state[name].shape)} in the state dict, needs {tuple(shape)}"
+                    f"{name} of {where} has shape {tuple(value.shape)} in the state dict, needs {tuple(shapes[name])}"
                 )
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=True)):
-        optimizer._check_group({**group, **saved}, index)
+        try:
+            optimizer._check_group({**group, **saved}, index)
+        except TypeError as error:
+            raise ValueError(f"the state dict is of another method: {error}") from None
 
 
 def expected_shape(param: Tensor) -> torch.Size:
@@ -57,8 +66,10 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
         state = optimizer.state[param]
         for name, value in saved.items():
             if name == "step":
-                step = torch.as_tensor(value, dtype=torch.float32).to(optimizer._step_device(param))
-                state[name] = step.expand(expected[name].shape).clone()
+                device = step_device(optimizer._layers[param], param, optimizer._settings.nonfinite)
+                step = torch.as_tensor(value, dtype=torch.float32).to(device)
+                step = step if step.shape == expected[name].shape else step.reshape(()).expand(expected[name].shape)
+                state[name] = step.clone()
             elif name in expected:
                 state[name] = torch.empty_like(expected[name], device=param.device).copy_(value)
             elif name in LATER:

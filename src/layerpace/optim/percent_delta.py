@@ -9,7 +9,8 @@ from torch.optim.optimizer import ParamsT
 
 from layerpace import rules
 from layerpace.directions import SGD
-from layerpace.optim.base import Layerwise, Options
+from layerpace.optim.base import Layerwise
+from layerpace.optim.options import Options, only_options
 
 
 class PercentDelta(Layerwise):
@@ -56,6 +57,7 @@ class PercentDelta(Layerwise):
         weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
+        only_options(type(self).__name__, options)
         super().__init__(
             params,
             direction=SGD(),

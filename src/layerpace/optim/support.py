@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from layerpace.layers import ParameterLayers
+
 
 def real(tensor: Tensor) -> Tensor:
     """Complex numbers as pairs of real ones, as torch.optim treats them."""
@@ -26,3 +28,8 @@ def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
         )
     if not (param.is_floating_point() or param.is_complex()):
         raise RuntimeError(f"{which} has dtype {param.dtype}; weights must be floating point or complex")
+
+
+def step_device(layers: ParameterLayers, param: Tensor, nonfinite: str = "propagate") -> torch.device:
+    """Where a step count lives: on the host, as in torch, unless the device decides who steps or it differs by row."""
+    return param.device if layers.sizes is not None or nonfinite == "skip" else torch.device("cpu")
