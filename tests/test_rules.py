@@ -76,9 +76,7 @@ def check(
         adapted=lambda name: rule not in rules.ONE_DIMENSIONAL_EXCLUDED or name in common.MATRICES,
     )
     params = common.parameters(task)
-    optimizer = lp.Layerwise(
-        params.items(), **{"direction": direction, "rule": rule, "lr": LR[rule], **keywords}
-    )
+    optimizer = lp.Layerwise(params.items(), **{"direction": direction, "rule": rule, "lr": LR[rule], **keywords})
     got = common.train_library(task, params, optimizer, steps)
     common.assert_same(got, expected, TOLERANCE)
 
@@ -221,9 +219,7 @@ DIRECTION_OPTIONS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", DIRECTION_OPTIONS)
 def test_direction_options(name: str) -> None:
     direction, instance, options = DIRECTION_OPTIONS[name]
-    check(
-        {"direction": instance}, direction=direction, rule="trust_ratio", steps=20, direction_options=options
-    )
+    check({"direction": instance}, direction=direction, rule="trust_ratio", steps=20, direction_options=options)
 
 
 def test_names_and_objects_are_the_same_rule() -> None:

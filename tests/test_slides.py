@@ -49,9 +49,7 @@ SLIDES: dict[str, tuple[Callable[..., torch.Tensor], dict[str, Any]]] = {
 def run(transcription: Callable[..., torch.Tensor], keywords: dict[str, Any], steps: int = STEPS) -> Any:
     task = common.problem(seed=5)
 
-    def step(
-        w: torch.Tensor, g: torch.Tensor, state: common.State, *, lr: float, adapt: bool
-    ) -> torch.Tensor:
+    def step(w: torch.Tensor, g: torch.Tensor, state: common.State, *, lr: float, adapt: bool) -> torch.Tensor:
         return transcription(w, g, state, eta=lr)
 
     expected = common.train_oracle(task, step, steps, options=lambda name: {"lr": ETA})
@@ -69,9 +67,7 @@ def test_slide(name: str) -> None:
 def test_slide_adadelta_has_no_learning_rate() -> None:
     task = common.problem(seed=5)
 
-    def step(
-        w: torch.Tensor, g: torch.Tensor, state: common.State, *, lr: float, adapt: bool
-    ) -> torch.Tensor:
+    def step(w: torch.Tensor, g: torch.Tensor, state: common.State, *, lr: float, adapt: bool) -> torch.Tensor:
         return slides.adadelta(w, g, state)
 
     expected = common.train_oracle(task, step, STEPS, options=lambda name: {"lr": 1.0})

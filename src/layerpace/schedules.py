@@ -61,16 +61,16 @@ def warmup(optimizer: Optimizer, steps: int, after: LRScheduler | None = None, s
 
         lr_t = lr * (start + (1 - start) * t / steps)        t <= steps; lr the rate of `after` at its step 0
 
-    where eta is the learning rate of `after` at its own step 0. At t = steps the learning rate is eta
-    exactly, and from then on `after` counts its steps from 0: its first change is at t = steps + 1.
+    At t = steps the learning rate is lr exactly, and from then on `after` counts its steps from 0: its first change
+    is at t = steps + 1.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        steps: number of steps before eta is reached; 0 starts with `after` at once.
+        steps: number of steps before lr is reached; 0 starts with `after` at once.
         after: any scheduler of the same optimizer, new (made before the warm-up, and left to it to step), or
-            None for a constant eta. After the warm-up, `step(metric)` passes the metric on to a
+            None for a constant lr. After the warm-up, `step(metric)` passes the metric on to a
             `ReduceLROnPlateau`.
-        start: share of eta to begin from, in [0, 1]. With 0 the first step moves no weight; 1 / steps begins
+        start: share of lr to begin from, in [0, 1]. With 0 the first step moves no weight; 1 / steps begins
             with a movement.
 
     Raises:

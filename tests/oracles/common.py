@@ -112,8 +112,7 @@ def train_oracle(
                 strict=True,
             )
             new = [
-                step(w_part, g_part, state, lr=lr, adapt=adapted(name), **keywords)
-                for w_part, g_part, state in parts
+                step(w_part, g_part, state, lr=lr, adapt=adapted(name), **keywords) for w_part, g_part, state in parts
             ]
             weights[name] = torch.cat(new) if name in segments else new[0]
         history.append({name: w.clone() for name, w in weights.items()})
@@ -174,9 +173,7 @@ def clipped(ratio: Tensor, clip: Any, lr: float) -> Tensor:
     return torch.clamp(ratio, min=lower, max=upper)
 
 
-def move(
-    w: Tensor, d: Tensor, state: State, momentum: float, dampening: float = 0.0, nesterov: bool = False
-) -> Tensor:
+def move(w: Tensor, d: Tensor, state: State, momentum: float, dampening: float = 0.0, nesterov: bool = False) -> Tensor:
     """w - d, through a velocity that starts at zero where there is momentum."""
     if momentum == 0:
         return w - d

@@ -61,9 +61,7 @@ def percent(
     return percent_delta.delta(w, u, lr, eps, min_rms)
 
 
-def relative_l1(
-    w: Tensor, u: Tensor, state: State, *, lr: float, weight_decay: float, min_rms: float
-) -> Tensor:
+def relative_l1(w: Tensor, u: Tensor, state: State, *, lr: float, weight_decay: float, min_rms: float) -> Tensor:
     assert weight_decay == 0, "coupled: the caller adds it to the gradient"
     size = max(float(w.abs().sum()), min_rms * w.numel())
     total = float(u.abs().sum())

@@ -53,9 +53,7 @@ def rmsprop(theta: Tensor, g: Tensor, state: State, *, eta: float, beta: float, 
     return theta - eta * g / torch.sqrt(state["v"] + eps)
 
 
-def centered_rmsprop(
-    theta: Tensor, g: Tensor, state: State, *, eta: float, beta: float, eps: float
-) -> Tensor:
+def centered_rmsprop(theta: Tensor, g: Tensor, state: State, *, eta: float, beta: float, eps: float) -> Tensor:
     second = state["v"] = beta * past(state, "v", g) + (1 - beta) * g * g
     first = state["a"] = beta * past(state, "a", g) + (1 - beta) * g
     return theta - eta * g / torch.sqrt(second - first * first + eps)
@@ -81,9 +79,7 @@ def adam(
     return theta - eta * m_hat / (torch.sqrt(v_hat + eps) if inside else torch.sqrt(v_hat) + eps)
 
 
-def radam(
-    theta: Tensor, g: Tensor, state: State, *, eta: float, beta1: float = 0.9, beta2: float = 0.999
-) -> Tensor:
+def radam(theta: Tensor, g: Tensor, state: State, *, eta: float, beta1: float = 0.9, beta2: float = 0.999) -> Tensor:
     t = state["t"] = state.get("t", 0) + 1
     rho_inf = 2 / (1 - beta2) - 1
     state["m"] = beta1 * past(state, "m", g) + (1 - beta1) * g
