@@ -71,7 +71,7 @@ def line_count(out: Path) -> int:
     return sum(len(path.read_bytes().splitlines()) for path in out.glob("runs/*/curve.jsonl"))
 
 
-TRAIN = (*QUICK, "--methods", "percent-delta", "adam", "--seeds", "2", "--steps", "300", "--checkpoint-seconds", "0")
+TRAIN = (*QUICK, "--methods", "percent-delta", "adam", "--seeds", "1", "--steps", "300", "--checkpoint-seconds", "0")
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +83,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return written(folder / "whole")
 
 
-@pytest.mark.parametrize("lines", [12, 41, 80])
+@pytest.mark.parametrize("lines", [12, 40])
 def test_kill_9_and_resume_end_with_the_same_bits(tmp_path: Path, whole: dict[str, bytes], lines: int) -> None:
     process = start(tmp_path, "compare", *TRAIN, "--out", "killed")
     wait_for(lambda: line_count(tmp_path / "killed") >= lines, process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     finished = len(list((tmp_path / "killed").glob("runs/*/DONE")))
-    assert finished < 4
+    assert finished < 2
     status, _, err = run(tmp_path, "compare", *TRAIN, "--out", "killed", "--resume")
     assert status == 0, err
     assert err.count("finished before") == finished
@@ -101,36 +101,53 @@ def test_kill_9_and_resume_end_with_the_same_bits(tmp_path: Path, whole: dict[st
 def test_a_signal_leaves_a_run_to_resume_and_says_how(
     tmp_path: Path, whole: dict[str, bytes], signum: signal.Signals, status: int
 ) -> None:
-    arguments = ["slow" if a == "0" else a for a in TRAIN]  # the last argument: checkpoints only when stopped
-    arguments[arguments.index("slow")] = "1000"
+    arguments = [*TRAIN[:-1], "1000"]  # no checkpoints but the one when stopped
     process = start(tmp_path, "compare", *arguments, "--out", "my run")
-    wait_for(lambda: line_count(tmp_path / "my run") >= 41, process)
+    wait_for(lambda: line_count(tmp_path / "my run") >= 12, process)
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
     assert process.returncode == status
-    assert out == "" and "Traceback" not in err
+    assert out == ""
+    assert "Traceback" not in err
     last = err.splitlines()[-1]
-    assert last.startswith("layerpace: stopped; to go on: layerpace compare ") and last.endswith("--out 'my run' --resume")
+    assert last.startswith("layerpace: stopped; to go on: layerpace compare ")
+    assert last.endswith("--out 'my run' --resume")
     assert list((tmp_path / "my run").glob("runs/*/checkpoint.pt"))
-    assert run(tmp_path, "compare", *arguments, "--out", "my run", "--resume")[0] == 0
-    assert written(tmp_path / "my run") == whole
+    if signum == signal.SIGINT:  # what both left is the same
+        assert run(tmp_path, "compare", *arguments, "--out", "my run", "--resume")[0] == 0
+        assert written(tmp_path / "my run") == whole
 
 
-def test_json_is_all_of_stdout(tmp_path: Path) -> None:
-    status, out, err = run(tmp_path, "compare", *QUICK, "--steps", "20", "--seeds", "1", "--methods", "layca", "--json")
+def test_json_is_all_of_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chatty = tmp_path / "chatty.py"
+    chatty.write_text(
+        EXAMPLE.read_text().replace("def spirals() -> Task:", "def spirals() -> Task:\n    print('made')")
+    )
+    task = ("--task", f"{chatty}:spirals", "--threads", "1")
+    status, out, err = here(capsys, "compare", *task, "--steps", "20", "--seeds", "1", "--methods", "layca", "--json")
     assert status == 0
     results = json.loads(out)
-    assert results["methods"][0]["label"] == "Layca" and results["config"]["steps"] == 20
+    assert results["methods"][0]["label"] == "Layca"
+    assert results["config"]["steps"] == 20
     assert (tmp_path / results["out"] / "results.json").read_text() == out.rstrip("\n")
-    assert "1 runs of 20 steps" in err and "[1/1] Layca" in err
+    assert "made\n" in err
+    assert "[1/1] Layca" in err
 
 
-def test_the_default_trains_and_prints_a_table(tmp_path: Path) -> None:
-    status, out, err = run(tmp_path, "compare", "--steps", "12", "--seeds", "1", "--methods", "sgd", "lamb:clip=1", "--threads", "1")
+def test_digits_train_and_a_table_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = here(capsys, "compare", "--steps", "12", "--seeds", "1", "--methods", "sgd", "lamb:clip=1")
     assert status == 0, err
-    assert "digits: 12 steps of batch 64, 1 seed" in out and "LAMB (clip=1)" in out
+    assert "digits: 12 steps of batch 64, 1 seed" in out
+    assert "LAMB (clip=1)" in out
     plots = [line.removeprefix("plot: ") for line in out.splitlines() if line.startswith("plot: ")]
-    assert len(plots) == 3 and all((tmp_path / plot).exists() for plot in plots)
+    assert len(plots) == 3
+    assert all((tmp_path / plot).exists() for plot in plots)
 
 
 BAD_USE = [
@@ -161,7 +178,9 @@ BAD_USE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "complaint"), BAD_USE, ids=[" ".join(a).replace(str(ROOT), "") for a, _ in BAD_USE])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"), BAD_USE, ids=[" ".join(a).replace(str(ROOT), "") for a, _ in BAD_USE]
+)
 def test_bad_use_is_one_line_and_status_2(
     arguments: Sequence[str],
     complaint: str,
@@ -173,31 +192,48 @@ def test_bad_use_is_one_line_and_status_2(
     status, out, err = here(capsys, *arguments)
     assert status == 2
     assert out == ""
-    assert len(err.splitlines()) == 1 and err.startswith("layerpace: ") and complaint in err
+    assert len(err.splitlines()) == 1
+    assert err.startswith("layerpace: ")
+    assert complaint in err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_use_of_the_process_itself(tmp_path: Path) -> None:
     status, out, err = run(tmp_path, "compare", "--stepz", "3")
-    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
 
 
 def test_a_folder_with_results_is_refused_with_both_ways_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ("compare", *QUICK, "--steps", "10", "--seeds", "1", "--methods", "sgd", "--out", "here")
-    assert here(capsys, *arguments)[0] == 0
-    status, _, err = here(capsys, *arguments)
-    assert status == 2 and "--resume" in err and "--out" in err and len(err.splitlines()) == 1
-    status, _, err = here(capsys, *arguments, "--seeds", "2", "--resume")
-    assert status == 2 and "seeds was 1, now 2" in err
+    arguments = ("compare", *QUICK, "--steps", "10", "--methods", "sgd", "--out", "here", "--seeds")
+    assert here(capsys, *arguments, "1")[0] == 0
+    status, _, err = here(capsys, *arguments, "1")
+    assert status == 2
+    assert "--resume" in err
+    assert "--out" in err
+    assert len(err.splitlines()) == 1
+    status, _, err = here(capsys, *arguments, "2", "--resume")
+    assert status == 2
+    assert "seeds was 1, now 2" in err
 
 
 def test_help_names_every_option_and_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = here(capsys, "compare", "--help")
     assert status == 0
-    for option in ("--data", "--methods", "--lr-grid", "--batch-size", "--resume", "--json", "--task", "--dtype", "--target"):
+    for option in (
+        "--data",
+        "--methods",
+        "--lr-grid",
+        "--batch-size",
+        "--resume",
+        "--json",
+        "--task",
+        "--dtype",
+        "--target",
+    ):
         assert option in out
     assert "layerpace compare --methods adam lamb:lr=0.01,clip=1" in out
 

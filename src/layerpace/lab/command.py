@@ -1,0 +1,51 @@
+"""`layerpace compare` from a parsed command line to the printed table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from . import memory
+from .errors import UsageError
+from .extras import COMPARE, require
+
+
+def run(
+    request: Mapping[str, Any], *, data: str, data_dir: Path | None, model: str | None, task: str | None, json: bool
+) -> None:
+    """Make the comparison and print it: a table on stdout, or with `json` the whole of results.json."""
+    require(COMPARE, "layerpace compare")
+    memory.keep()
+    from rich.console import Console
+
+    from .compare import compare
+    from .models import DEFAULT_MODEL
+    from .plan import Request
+    from .plots import draw
+    from .progress import reporter
+    from .records import to_json
+    from .report import show
+    from .stopping import StopSignals
+    from .tasks import built_in, from_reference
+
+    console = Console(stderr=True)
+
+    def warn(message: str) -> None:
+        console.print(message, style="yellow", soft_wrap=True, highlight=False, markup=False)
+
+    # what a task of the user's prints is not part of the JSON document
+    aside = redirect_stdout(sys.stderr) if json else nullcontext()
+    with StopSignals() as signals, aside:
+        made = from_reference(task) if task is not None else built_in(data, model, data_dir, warn)
+        named = (model or DEFAULT_MODEL[data]) if task is None else None
+        if request["target"] is not None and made.metric_name == "accuracy" and not 0 < request["target"] <= 1:
+            raise UsageError(f"--target {request['target']:g}: an accuracy between 0 and 1, such as 0.9")
+        with reporter(console) as progress:
+            results = compare(Request(**request, model=named), made, progress, signals, draw)
+    if json:
+        sys.stdout.write(to_json(results, indent=2) + "\n")
+    else:
+        show(Console(), results)

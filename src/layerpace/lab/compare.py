@@ -1,0 +1,70 @@
+"""The comparison: make the runs of a plan that are not finished, and write what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from .batches import split
+from .plan import Cell, Plan, Request, plan
+from .records import RESULTS, Folder, to_json, write
+from .reproducible import reproducible
+from .stopping import StopSignals
+from .summary import Finished, Row, summarize
+from .tasks import Task
+from .training import Run
+
+
+class Reporter(Protocol):
+    """Shows progress; see `progress`."""
+
+    def begin(self, plan: Plan) -> None: ...
+    def point(self, cell: Cell, step: int, score: float) -> None: ...
+    def end(self, cell: Cell, result: dict[str, Any], reused: bool) -> None: ...
+
+
+def run_all(plan: Plan, folder: Folder, reporter: Reporter, signals: StopSignals) -> Finished:
+    """Make every run that is not finished yet."""
+    device = plan.settings.device
+    task = replace(plan.task, data=plan.task.data.to(device))
+    indices = split(len(task.data.train_inputs), plan.validation)
+    finished: Finished = {}
+    with reproducible(plan.threads):
+        for cell in plan.cells:
+            run_folder = folder.run(plan.folder_name(cell), plan.run_config(cell))
+            result = run_folder.result()
+            reused = result is not None
+            if result is None:
+                run = Run(task, cell.method, cell.lr, cell.seed, plan.settings, run_folder, indices)
+                result = run.train(signals, lambda step, score, cell=cell: reporter.point(cell, step, score))  # type: ignore[misc]
+            finished[cell] = (run_folder, result)
+            reporter.end(cell, result, reused)
+    return finished
+
+
+def compare(
+    request: Request,
+    task: Task,
+    reporter: Reporter,
+    signals: StopSignals | None = None,
+    draw: Callable[[Plan, Folder, list[Row]], list[Path]] | None = None,
+) -> dict[str, Any]:
+    """Run the comparison and return what results.json holds; `draw` makes the plots."""
+    made = plan(request, task)
+    signals = signals or StopSignals()
+    with Folder(made.out, made.config, request.resume, request.overwrite) as folder:
+        reporter.begin(made)
+        finished = run_all(made, folder, reporter, signals)
+        rows = summarize(made, finished)
+        results: dict[str, Any] = {
+            "out": str(made.out),
+            "metric": task.metric_name,
+            "target": made.target,
+            "config": folder.config,
+            "methods": [row.as_dict() for row in rows],
+        }
+        results["plots"] = [str(path) for path in draw(made, folder, rows)] if draw else []
+        write(made.out / RESULTS, to_json(results, indent=2))
+        return results

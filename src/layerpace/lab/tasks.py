@@ -1,0 +1,140 @@
+"""What is trained: a `Task` is data, a model, a loss and a metric.
+
+Your own is a function without arguments that returns one, named on the command line:
+
+    layerpace compare --task my_package.my_module:my_task
+    layerpace compare --task path/to/file.py:my_task
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .data import Dataset, Warn, load, to_stderr
+from .errors import UsageError, one_line
+from .models import DEFAULT_MODEL, MODELS
+
+
+def correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 where the largest output is the target's, else 0: shape [N]; its mean is the accuracy."""
+    return (outputs.argmax(1) == targets).float()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One learning problem.
+
+    Attributes:
+        name: for folders and titles.
+        data: a `Dataset`: training and test inputs and targets as tensors.
+        model: makes a freshly initialised model, all its randomness from torch's global generator; it
+            is called once a run, after the run's seed is set, so that every method starts alike.
+        loss: (outputs, targets) -> scalar tensor, the mean over the batch.
+        metric: (outputs, targets) -> [N], a figure for each example, higher is better; the lab reports
+            its mean.
+        metric_name: what that mean is called.
+        augment: (inputs, generator) -> inputs, applied to every training batch; its randomness must
+            come from the (CPU) generator alone, so that all methods see the same batches.
+        batch_size, steps, eval_every, schedule, target: what `compare` uses when not told otherwise. `target` is a
+            value of the metric.
+        threads: CPU threads to train with, None for one a core; tiny models are fastest with 1.
+    """
+
+    name: str
+    data: Dataset
+    model: Callable[[], nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    metric: Callable[[Tensor, Tensor], Tensor] = correct
+    metric_name: str = "accuracy"
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    batch_size: int = 128
+    steps: int = 200
+    eval_every: int = 10
+    schedule: str = "constant"
+    target: float | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Defaults:
+    batch_size: int
+    steps: int
+    eval_every: int
+    target: float
+    schedule: str = "constant"
+    threads: int | None = None
+
+
+DEFAULTS = {
+    "digits": Defaults(batch_size=64, steps=200, eval_every=10, target=0.9, schedule="linear", threads=1),
+    "mnist": Defaults(batch_size=500, steps=200, eval_every=10, target=0.9),
+    "fashion-mnist": Defaults(batch_size=500, steps=400, eval_every=20, target=0.8),
+    "cifar10": Defaults(batch_size=128, steps=2000, eval_every=100, target=0.5),
+    "cifar100": Defaults(batch_size=128, steps=2000, eval_every=100, target=0.2),
+}
+
+
+def built_in(data: str, model: str | None, data_dir: Path | None, warn: Warn = to_stderr) -> Task:
+    """The task of a data set's and a model's name (None: the model that goes with the data)."""
+    if data not in DEFAULTS:
+        raise UsageError(f"unknown data set {data!r}: choose from {', '.join(DEFAULTS)}")
+    model = model or DEFAULT_MODEL[data]
+    if model not in MODELS:
+        raise UsageError(f"unknown model {model!r}: choose from {', '.join(MODELS)}")
+    dataset = load(data, data_dir, warn)
+    defaults = DEFAULTS[data]
+    return Task(
+        name=f"{data}-{model}" if model != DEFAULT_MODEL[data] else data,
+        data=dataset,
+        model=partial(MODELS[model], dataset.input_shape, dataset.classes),
+        batch_size=defaults.batch_size,
+        steps=defaults.steps,
+        eval_every=defaults.eval_every,
+        schedule=defaults.schedule,
+        target=defaults.target,
+        threads=defaults.threads,
+    )
+
+
+def from_reference(reference: str) -> Task:
+    """The task that `package.module:function` or `path/to/file.py:function` returns."""
+    place, colon, name = reference.rpartition(":")
+    if not colon or not place or not name:
+        raise UsageError(f"--task {reference!r}: write package.module:function or path/to/file.py:function")
+    try:
+        module = from_file(Path(place)) if place.endswith(".py") else from_module(place)
+    except Exception as error:  # whatever a user's file raises while it is imported
+        raise UsageError(f"--task {reference}: {type(error).__name__}: {one_line(error)}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UsageError(f"--task {reference}: {place} has no function {name!r}")
+    task = function()
+    if not isinstance(task, Task):
+        raise UsageError(f"--task {reference}: {name}() returned {type(task).__name__}, not layerpace.lab.Task")
+    return task
+
+
+def from_module(name: str) -> object:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a console script does not search the current folder
+    return importlib.import_module(name)
+
+
+def from_file(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
