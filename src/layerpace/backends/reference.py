@@ -19,7 +19,7 @@ from layerpace.layers import ParameterLayers
 from layerpace.precision import compute_dtype, store, working_copy
 from layerpace.tensors import Tensors, keep_where
 
-CHUNK = 1 << 20  # entries; two float64 copies of a chunk are 16 MiB
+CHUNK = 1 << 18  # entries; two float64 copies of a chunk are 4 MiB and stay in a cache
 
 
 def gradient_sums(work: Work, columns: tuple[str, ...]) -> Tensor:
