@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Real data for tests and recipes, where it is at hand.
-export LAYERPACE_DATA ?= $(wildcard ../shared/data)
+export LAYERPACE_DATA ?= $(abspath $(wildcard ../shared/data))
 
 .PHONY: demo test check lint types format clean setup
 
