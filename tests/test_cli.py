@@ -156,6 +156,9 @@ BAD_USE = [
     (("compare", "--data", "mnits"), 'Did you mean "mnist"?'),
     (("compare", "--steps", "many"), "--steps"),
     (("compare", "--steps", "0"), "--steps 0: must be at least 1"),
+    (("compare", "--resume", "--overwrite"), "choose one"),
+    (("compare", "--task", "a.py:b", "--model", "mlp"), "leave out --data"),
+    (("compare", "--checkpoint-seconds", "nan"), "--checkpoint-seconds nan"),
     (("compare", "--seeds", "-1"), "--seeds -1"),
     (("compare", "--lr-grid", "fast"), "--lr-grid"),
     (("compare", "--lr-grid", "-0.1"), "lr must be"),
@@ -173,7 +176,7 @@ BAD_USE = [
     (("compare", "--task", "nowhere.py:task"), "there is no file nowhere.py"),
     (("compare", "--task", f"{EXAMPLE}:missing"), "no function 'missing'"),
     (("compare", "--task", f"{EXAMPLE}:network"), "not layerpace.lab.Task"),
-    (("compare", "--task", f"{EXAMPLE}:spirals", "--data", "mnist"), "leave out --data and --model"),
+    (("compare", "--task", f"{EXAMPLE}:spirals", "--data", "mnist"), "leave out --data, --data-dir and --model"),
     (("compare", "--data", "mnist", "--data-dir", "nowhere"), "nowhere does not exist"),
 ]
 

@@ -145,8 +145,10 @@ def make_app() -> "App":
         from .lab.command import run
         from .lab.methods import DEFAULT_METHODS
 
-        if task is not None and (model is not None or data != "digits"):
-            complain("--task brings its own data and model: leave out --data and --model", EXIT_USAGE)
+        if task is not None and (model is not None or data != "digits" or data_dir is not None):
+            complain("--task brings its own data and model: leave out --data, --data-dir and --model", EXIT_USAGE)
+        if resume and overwrite:
+            complain("--resume goes on with what --overwrite deletes: choose one", EXIT_USAGE)
         positive = {
             "--seeds": seeds, "--steps": steps, "--batch-size": batch_size, "--threads": threads,
             "--eval-every": eval_every, "--eval-size": eval_size, "--record-every": record_every,
@@ -180,8 +182,13 @@ def dispatch(arguments: Sequence[str]) -> None:
 
     try:
         command(*bound.args, **bound.kwargs)
+        sys.stdout.flush()
     except LabError as error:
         complain(one_line(error), error.exit_status)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a folder that may not be written, a full disk
+        complain(one_line(error), 1)
     except Stopped as stop:
         again = [a for a in arguments if a not in ("--resume", "--overwrite")]
         complain(f"stopped; to go on: layerpace {shlex.join([*again, '--resume'])}", 128 + stop.signum)
@@ -195,7 +202,7 @@ def main() -> None:
     try:
         dispatch(sys.argv[1:])
     except KeyboardInterrupt:
-        complain("stopped before anything was trained", 130)
+        complain("stopped", 130)
     except BrokenPipeError:  # the reader of a pipe left: nothing more to say, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from layerpace.lab.batches import Batches, evenly, split
 from layerpace.lab.compare import compare
+from layerpace.lab.data import Dataset
 from layerpace.lab.errors import LabError, Stopped, UsageError
 from layerpace.lab.plan import Request, plan
 from layerpace.lab.plots import draw
@@ -81,6 +82,7 @@ def test_every_method_starts_from_the_same_weights_and_sees_the_same_batches(tas
     half = len(seen) // 2
     assert half == 2 * 12
     assert all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:], strict=True))
+    starts = starts[1:]  # the first is the plan's, which looks at names and shapes
     assert torch.equal(starts[0], starts[2])
     assert torch.equal(starts[1], starts[3])
     assert not torch.equal(starts[0], starts[1])
@@ -233,6 +235,81 @@ def test_an_optimizer_that_raises_on_a_bad_gradient_counts_as_diverged(task: Tas
 
     results = compare(request("lamb:nonfinite=raise", seeds=1), replace(task, loss=loss, eval_every=12), Silent())
     assert results["methods"][0]["diverged"] == [(0, 1)]
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3, 4, 5])
+def test_a_diverged_run_that_was_stopped_ends_as_it_would_have(task: Task, looks: int) -> None:
+    """One training example, in the first epoch of four steps, has a loss that is not a number."""
+    targets = task.data.train_targets.clone()
+    targets[20] = 2
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets.clamp(max=1)) * (
+            float("nan") if (targets == 2).any() else 1
+        )
+
+    poisoned = replace(task, data=replace(task.data, train_targets=targets), loss=loss)
+    whole = compare(request("sgd", "adam", seeds=1, out=Path("whole")), poisoned, Silent())
+    with pytest.raises(Stopped):
+        compare(request("sgd", "adam", seeds=1), poisoned, Silent(), StopAt(looks))
+    resumed = compare(request("sgd", "adam", seeds=1, resume=True), poisoned, Silent())
+    assert [m["diverged"] for m in resumed["methods"]] == [m["diverged"] for m in whole["methods"]]
+    assert all(len(m["diverged"]) == 1 for m in resumed["methods"])
+    assert records(OUT) == records(Path("whole"))
+    assert digests(OUT) == digests(Path("whole"))
+
+
+def test_a_diverged_rate_is_never_the_best_even_where_scores_are_negative(task: Task) -> None:
+    negative = replace(
+        task, metric=lambda outputs, targets: -nn.functional.cross_entropy(outputs, targets, reduction="none")
+    )
+    made = compare(request("sgd:lr=1e38/0.01", seeds=1), negative, Silent())
+    assert made["methods"][0]["tried"][0]["diverged"] == 1
+    assert made["methods"][0]["lr"] == 0.01
+
+
+def test_globs_are_checked_against_the_names_of_the_model(task: Task) -> None:
+    assert plan(request("lars:exclude=*.bias"), task).cells
+    with pytest.raises(UsageError, match="matches no parameter"):
+        plan(request("lars:exclude=bias"), task)
+
+
+def test_another_model_or_task_file_is_another_comparison(task: Task) -> None:
+    compare(request("sgd", seeds=1), task, Silent())
+    wider = replace(task, model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
+    with pytest.raises(UsageError, match="parameters was"):
+        compare(request("sgd", seeds=1, resume=True), wider, Silent())
+    with pytest.raises(UsageError, match="source was"):
+        compare(request("sgd", seeds=1, resume=True), replace(task, source="edited"), Silent())
+
+
+def test_tokens_reach_an_embedding_as_they_are(silent: Silent) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 10, (48, 5), generator=generator)
+    labels = (tokens[:, 0] > 4).long()
+    words = Task(
+        name="words",
+        data=Dataset(tokens[:32], labels[:32], tokens[32:], labels[32:], classes=2),
+        model=lambda: nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(20, 2)),
+        steps=4,
+        eval_every=2,
+        batch_size=8,
+    )
+    results = compare(request("lamb", seeds=1), words, silent)
+    assert results["methods"][0]["diverged"] == []
+
+
+def test_targets_and_inputs_must_match() -> None:
+    data = tiny_data()
+    with pytest.raises(UsageError, match=r"train set has 64 inputs and 3 targets"):
+        replace(data, train_targets=data.train_targets[:3])
+
+
+def test_step_times_survive_a_stop(task: Task) -> None:
+    with pytest.raises(Stopped):
+        compare(request("sgd", seeds=1), task, Silent(), StopAt(11))
+    resumed = compare(request("sgd", seeds=1, resume=True), task, Silent())
+    assert resumed["methods"][0]["step_ms"] > 0
 
 
 def test_the_rate_is_chosen_on_held_out_examples(task: Task) -> None:

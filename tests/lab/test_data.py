@@ -126,13 +126,6 @@ def test_absent_and_offline_says_which_files_to_put_where(tmp_path: Path, offlin
     assert all(part in str(error.value) for part in IDX_PARTS)
 
 
-def test_jpeg_copy_of_cifar_is_answered_with_the_script_to_run(tmp_path: Path, offline: None) -> None:
-    (tmp_path / "cifar10-jpeg").mkdir()
-    (tmp_path / "cifar10_binary.py").touch()
-    with pytest.raises(LabError, match=r"run `.* .*cifar10_binary\.py OUT_DIR` once"):
-        data.load("cifar10", tmp_path)
-
-
 def test_a_data_folder_that_does_not_exist_is_bad_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         data.load("mnist", tmp_path / "nowhere")

@@ -68,7 +68,7 @@ def test_a_method_is_the_optimizer_it_names(spec: str, same: Any) -> None:
 @pytest.mark.parametrize("name", NAMED)
 def test_every_name_builds_with_its_default_rate(name: str) -> None:
     method = parse_method(name)
-    method.check(method.rates_to_try(()))
+    method.check(method.rates_to_try(()), list(model().named_parameters()))
     before = [p.detach() for p in model().parameters()]
     after = trained(lambda m: method.build(m.named_parameters(), method.default_lr), steps=1)
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
@@ -135,7 +135,7 @@ def test_option_values(text: str, value: object) -> None:
 def test_bad_methods_are_refused_in_one_line(spec: str, complaint: str) -> None:
     def use() -> None:
         method = parse_method(spec)
-        method.check(method.rates_to_try(()))
+        method.check(method.rates_to_try(()), list(model().named_parameters()))
 
     with pytest.raises(UsageError, match=re.escape(complaint)) as error:
         use()

@@ -59,6 +59,13 @@ class StepClock:
                 self.optimizer.append(1e3 * (last - middle))
         self.pending = []
 
+    def state(self) -> dict[str, list[float]]:
+        """What a checkpoint keeps: the times so far."""
+        return {"steps": list(self.steps), "optimizer": list(self.optimizer)}
+
+    def load(self, state: dict[str, list[float]]) -> None:
+        self.steps, self.optimizer = list(state["steps"]), list(state["optimizer"])
+
     def medians(self) -> dict[str, float | None]:
         return {
             "step_ms": statistics.median(self.steps) if self.steps else None,

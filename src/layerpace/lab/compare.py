@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .batches import split
+from .errors import Stopped
 from .plan import Cell, Plan, Request, plan
 from .records import RESULTS, Folder, to_json, write
 from .reproducible import reproducible
@@ -41,6 +42,8 @@ def run_all(plan: Plan, folder: Folder, reporter: Reporter, signals: StopSignals
                 result = run.train(signals, lambda step, score, cell=cell: reporter.point(cell, step, score))  # type: ignore[misc]
             finished[cell] = (run_folder, result)
             reporter.end(cell, result, reused)
+            if signals.received is not None:  # it came after the run's last look, and the run is on disk
+                raise Stopped(signals.received)
     return finished
 
 

@@ -22,7 +22,7 @@ from .downloads import fetch
 from .errors import LabError, UsageError
 from .extras import require
 from .formats import check_labels, parse_cifar, parse_idx, read_bytes
-from .sources import CIFAR10, FASHION_MNIST, IDX_PARTS, MNIST, SOURCES, Source
+from .sources import FASHION_MNIST, IDX_PARTS, MNIST, SOURCES, Source
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,14 @@ class Dataset:
     """Training and test examples, first dimension the examples.
 
     Attributes:
-        train_inputs, test_inputs: [N, ...]. Integer inputs (uint8 images) stay as they are in memory
-            and become (x - mean) / std, float32, a batch at a time; float inputs are used as they are.
+        train_inputs, test_inputs: [N, ...]. uint8 inputs (images) stay as they are in memory and become
+            (x - mean) / std, float32, a batch at a time; all others (floats, token ids) are used as they are.
         train_targets, test_targets: [N, ...], whatever the task's loss takes (int64 classes here).
         classes: number of classes, 0 where that has no meaning.
-        mean, std: one number for all pixels and channels, in the units of integer inputs.
+        mean, std: one number for all pixels and channels, in the units of uint8 inputs.
+
+    Raises:
+        UsageError: inputs and targets of different lengths, or none at all.
     """
 
     train_inputs: Tensor
@@ -45,13 +48,21 @@ class Dataset:
     mean: float = 0.0
     std: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name, inputs, targets in (
+            ("train", self.train_inputs, self.train_targets),
+            ("test", self.test_inputs, self.test_targets),
+        ):
+            if len(inputs) != len(targets) or len(inputs) == 0:
+                raise UsageError(f"the {name} set has {len(inputs)} inputs and {len(targets)} targets")
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.train_inputs.shape[1:])
 
     def floats(self, inputs: Tensor) -> Tensor:
         """A batch as the model sees it."""
-        if inputs.is_floating_point():
+        if inputs.dtype != torch.uint8:
             return inputs
         return inputs.float().sub_(self.mean).div_(self.std)
 
@@ -160,14 +171,6 @@ def find(source: Source, data_dir: Path | None, environment: Mapping[str, str], 
         for folder in (root / source.folder, root / source.name, root):
             if all(present(folder, file) for file in source.files):
                 return folder
-    if source is CIFAR10:
-        for root in given:
-            script = root / "cifar10_binary.py"
-            if script.is_file() and (root / "cifar10-jpeg").is_dir():
-                raise LabError(
-                    f"{root} holds CIFAR-10 as JPEGs: run `{Path(sys.executable).name} {script} OUT_DIR` once, "
-                    "then pass --data-dir OUT_DIR"
-                )
     target = cache / source.folder
     try:
         fetch(source, target, warn)

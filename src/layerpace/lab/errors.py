@@ -15,8 +15,11 @@ class UsageError(LabError):
     exit_status = 2
 
 
-class Stopped(Exception):
-    """SIGINT or SIGTERM arrived; everything needed to go on is on disk."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived; everything needed to go on is on disk.
+
+    Like KeyboardInterrupt it is no Exception, so that no `except Exception` on its way swallows it.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)

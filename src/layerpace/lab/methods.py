@@ -16,12 +16,12 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerpace import directions, optim, rules
 
@@ -132,11 +132,11 @@ class Method:
             list(named), direction=direction(**inner["direction"]), rule=rule(**inner["rule"]), lr=lr, **own
         )
 
-    def check(self, rates: Iterable[float]) -> None:
-        """Raise a UsageError for any value that the optimizer itself refuses."""
+    def check(self, rates: Iterable[float], named: Sequence[tuple[str, Tensor]]) -> None:
+        """Raise a UsageError for any value that the optimizer itself refuses for these parameters."""
         for lr in rates:
             try:
-                self.build(nn.Linear(2, 2).named_parameters(), lr)
+                self.build(named, lr)
             except (TypeError, ValueError) as error:
                 raise UsageError(f"--methods {self.spec}: {one_line(error)}") from None
 
@@ -246,8 +246,8 @@ def parse_method(spec: str, rates: Mapping[str, float] | None = None) -> Method:
 
 
 def split_outside_brackets(text: str) -> list[str]:
-    """Split at commas, except within (...) or [...]."""
-    return [part for part in re.split(r",(?![^(\[]*[)\]])", text) if part]
+    """Split at commas, except within brackets."""
+    return [part for part in re.split(r",(?![^(\[{]*[)\]}])", text) if part]
 
 
 def number(spec: str, text: str) -> float:

@@ -93,10 +93,13 @@ def plan(request: Request, task: Task) -> Plan:
     if schedule not in SCHEDULES:
         raise UsageError(f"--schedule {schedule}: choose from {', '.join(SCHEDULES)}")
     tried = {method: method.rates_to_try(request.lr_grid) for method in methods}
+    named = list(task.model().named_parameters())
     for method, rates in tried.items():
-        method.check(rates)
+        method.check(rates, named)
     cells = tuple(Cell(m, lr, seed) for m in methods for lr in tried[m] for seed in range(request.seeds))
-    if len({(c.method.name, str(c.method.options), c.method.schedule, c.lr, c.seed) for c in cells}) < len(cells):
+    if len(
+        {(c.method.name, str(sorted(c.method.options.items())), c.method.schedule, c.lr, c.seed) for c in cells}
+    ) < len(cells):
         raise UsageError("--methods: the same method with the same options and rate is there twice")
     settings = make_settings(request, task)
     examples = len(task.data.train_inputs)
@@ -113,11 +116,17 @@ def plan(request: Request, task: Task) -> Plan:
             f"--batch-size {settings.batch_size}: must be 1 to {examples - validation}, the training examples"
         )
     target = task.target if request.target is None else request.target
+    if request.choose == "steps" and target is None:
+        raise UsageError("--choose steps: there is no target to count steps to; pass --target")
+    if not 0 <= request.checkpoint_seconds < float("inf"):
+        raise UsageError(f"--checkpoint-seconds {request.checkpoint_seconds}: must be 0 or more seconds")
     threads = task.threads if request.threads is None else request.threads
     config = {
         "version": VERSION,
         "task": task.name,
         "model": request.model,
+        "parameters": digest({name: [*p.shape] for name, p in named}),
+        "source": task.source,
         "data": task.data.fingerprint(),
         "methods": list(request.methods),
         "lr_grid": list(request.lr_grid),

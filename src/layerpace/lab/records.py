@@ -31,6 +31,7 @@ import torch
 from .errors import LabError, UsageError
 
 CONFIG, RESULTS, DONE, LOCK = "config.json", "results.json", "DONE", ".lock"
+ASIDE = ".overwritten"  # what --overwrite is about to delete
 KIND = "layerpace compare"  # marks config.json as ours
 CURVE, LAYERS = "curve.jsonl", "layers.jsonl"
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.pt"
@@ -142,10 +143,17 @@ class Folder:
         path = self.path / CONFIG
         found = self.found()
         if overwrite and found is not None:
+            # Each folder leaves in one step: a kill on the way leaves no run that is half deleted and looks finished.
+            aside = self.path / ASIDE
             for name in ("runs", "plots"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                if aside.exists():
+                    shutil.rmtree(aside)
+                if (self.path / name).exists():
+                    (self.path / name).rename(aside)
             for name in (RESULTS, CONFIG):
                 (self.path / name).unlink(missing_ok=True)
+            if aside.exists():
+                shutil.rmtree(aside)
             found = None
         if found is not None:
             if not resume:

@@ -7,6 +7,7 @@ A run that diverged counts as never reaching anything.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def merit(plan: Plan, finished: Finished, cells: Sequence[Cell], lr: float) -> d
         run_folder, result = finished[cell]
         well = result["status"] == "done"
         reached = steps_to(run_folder.read(CURVE), key, plan.target) if well else None
-        scores.append(result[key] if well else 0.0)
+        scores.append(result[key] if well else -math.inf)
         steps.append(2 * plan.settings.steps if reached is None else reached)
     score, mean_steps = statistics.fmean(scores), statistics.fmean(steps)
     value: Any = (-mean_steps, score) if plan.request.choose == "steps" else (score, -mean_steps)

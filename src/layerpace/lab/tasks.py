@@ -8,13 +8,15 @@ Your own is a function without arguments that returns one, named on the command 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,8 @@ class Task:
         batch_size, steps, eval_every, schedule, target: what `compare` uses when not told otherwise. `target` is a
             value of the metric.
         threads: CPU threads to train with, None for one a core; tiny models are fastest with 1.
+        source: where the task came from and a digest of that file; `from_reference` sets it, and a run folder made
+            with another is not gone on with.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Task:
     schedule: str = "constant"
     target: float | None = None
     threads: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,28 +118,36 @@ def from_reference(reference: str) -> Task:
         raise UsageError(f"--task {reference!r}: write package.module:function or path/to/file.py:function")
     try:
         module = from_file(Path(place)) if place.endswith(".py") else from_module(place)
-    except Exception as error:  # whatever a user's file raises while it is imported
-        raise UsageError(f"--task {reference}: {type(error).__name__}: {one_line(error)}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UsageError(f"--task {reference}: {place} has no function {name!r}")
-    task = function()
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise UsageError(f"{place} has no function {name!r}")
+        task = function()
+    except Exception as error:  # whatever a user's file raises
+        kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+        raise UsageError(f"--task {reference}: {kind}{one_line(error)}") from error
     if not isinstance(task, Task):
         raise UsageError(f"--task {reference}: {name}() returned {type(task).__name__}, not layerpace.lab.Task")
-    return task
+    return replace(task, source=f"{reference} {source_digest(module)}")
 
 
-def from_module(name: str) -> object:
+def source_digest(module: ModuleType) -> str:
+    """Changes when the file of the task does: its runs are others then."""
+    file = getattr(module, "__file__", None)
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+
+
+def from_module(name: str) -> ModuleType:
     if "" not in sys.path:
         sys.path.insert(0, "")  # a console script does not search the current folder
     return importlib.import_module(name)
 
 
-def from_file(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def from_file(path: Path) -> ModuleType:
+    name = f"layerpace_task_{path.stem}"  # not the stem: random.py must not take the place of `random`
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

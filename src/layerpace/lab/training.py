@@ -40,7 +40,7 @@ class Settings:
         eval_every: steps between evaluations.
         record_every: steps between recordings of the layers' updates; the first and the last step are recorded.
         eval_size: test (and held-out) examples of each evaluation, None for all; the end is scored on all.
-        dtype: "bf16": autocast and channels-last, weights stay float32.
+        dtype: "bf16": autocast; weights stay float32.
         checkpoint_seconds: least time between checkpoints, 0 for one at every evaluation.
     """
 
@@ -107,12 +107,15 @@ class Run:
         diverged: int | None = None
         self.model.train()
         with signals.polling():
-            while self.done < self.settings.steps and diverged is None:
+            while self.done < self.settings.steps:
                 diverged = self.step()
-                if diverged is None and (self.done % self.settings.eval_every == 0 or self.done == self.settings.steps):
+                due = self.done % self.settings.eval_every == 0 or self.done == self.settings.steps
+                if diverged is None and due:
                     diverged = self.point(on_point)
-                    if time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
-                        self.save()
+                if diverged is not None:  # no checkpoint of it: a run that goes on from one finds it again
+                    break
+                if due and time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
+                    self.save()
                 if signals.received is not None:
                     self.save()
                     raise Stopped(signals.received)
@@ -220,6 +223,7 @@ class Run:
                 "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
                 "losses": self.losses,
                 "pending": self.pending,
+                "clock": self.clock.state(),
                 "cpu_generator": torch.get_rng_state(),
                 "cuda_generator": torch.cuda.get_rng_state(self.device) if cuda else None,
             }
@@ -235,6 +239,7 @@ class Run:
             self.scheduler.load_state_dict(state["scheduler"])
         self.losses = state["losses"]
         self.pending = state["pending"]
+        self.clock.load(state["clock"])
         torch.set_rng_state(state["cpu_generator"].cpu())
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.device)
