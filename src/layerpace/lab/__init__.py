@@ -2,7 +2,7 @@
 
     layerpace compare                    the command
     lab.Task, lab.Dataset                what a task of your own is made of
-    lab.compare.compare                  the same from Python
+    lab.compare.compare                  the same from Python, with a Reporter of your own; see lab.command
 
 Needs the extra `lab` (`pip install 'layerpace[lab]'`); `import layerpace` does not import it.
 """
