@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Part = TypeVar("Part")
 
 
 def check_range(
@@ -56,3 +59,19 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def by_name(argument: str, value: Any, kind: type[Part], table: Mapping[str, type[Part]]) -> Part:
+    """The part of that name with its defaults, or ``value`` itself if it is one.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor an instance; a class is not an instance.
+    """
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, str):
+        example = next(iter(table.values())).__name__
+        raise TypeError(f"{argument} must be a name or an instance such as {argument}s.{example}(), got {value!r}")
+    check_choice(argument, value, tuple(table))
+    return table[value]()

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from layerpace.checks import check_choice, check_range
+from layerpace.checks import by_name, check_choice, check_range
 from layerpace.columns import Constants, Table
 
 
@@ -345,16 +345,5 @@ BY_NAME: dict[str, type[Rule]] = {name: cls for cls in ALL for name in cls.names
 
 
 def get(rule: str | Rule) -> Rule:
-    """The rule of that name with its defaults, or the rule itself.
-
-    Raises:
-        ValueError: an unknown name.
-        TypeError: neither a name nor a rule; a class is not an instance.
-    """
-    if isinstance(rule, Rule):
-        return rule
-    if not isinstance(rule, str):
-        raise TypeError(f"rule must be a name or an instance such as rules.TrustRatio(), got {rule!r}")
-    if rule not in BY_NAME:
-        raise ValueError(f"rule must be one of {', '.join(map(repr, BY_NAME))}, got {rule!r}")
-    return BY_NAME[rule]()
+    """The rule of that name with its defaults, or the rule itself; see `layerpace.checks.by_name`."""
+    return by_name("rule", rule, Rule, BY_NAME)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from typing import Any, Self, SupportsIndex
 from weakref import finalize, ref
 
@@ -15,7 +14,7 @@ from layerpace import rules
 from layerpace.checks import check_range
 from layerpace.directions import SGD
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
-from layerpace.optim.options import default_exclude, rate, without_lambda
+from layerpace.optim.options import deep_copy, default_exclude, rate, without_lambda
 from layerpace.optim.support import check_supported, real, step_device
 from layerpace.rules import Rule
 from layerpace.step import Entry, Scaling, Settings, layerwise_step
@@ -271,10 +270,7 @@ class Wrapped(Optimizer):
         return without_lambda(super().__reduce_ex__(protocol), self.rule)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        other = type(self).__new__(type(self))
-        memo[id(self)] = other
-        other.__setstate__(deepcopy(self.__getstate__(), memo))
-        return other
+        return deep_copy(self, memo)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         inner = state["inner"]

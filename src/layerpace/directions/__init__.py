@@ -1,5 +1,6 @@
 """Directions: g, w, state -> u, one file a family."""
 
+from layerpace.checks import by_name
 from layerpace.directions.adagrad import AdaDelta, AdaGrad
 from layerpace.directions.adam import Adam, AdaMax, AMSGrad, NAdam, RAdam
 from layerpace.directions.base import Direction
@@ -25,19 +26,8 @@ BY_NAME: dict[str, type[Direction]] = {name: cls for cls in ALL for name in cls.
 
 
 def get(direction: str | Direction) -> Direction:
-    """The direction of that name with its defaults, or the direction itself.
-
-    Raises:
-        ValueError: an unknown name.
-        TypeError: neither a name nor a direction; a class is not an instance.
-    """
-    if isinstance(direction, Direction):
-        return direction
-    if not isinstance(direction, str):
-        raise TypeError(f"direction must be a name or an instance such as directions.Adam(), got {direction!r}")
-    if direction not in BY_NAME:
-        raise ValueError(f"direction must be one of {', '.join(map(repr, BY_NAME))}, got {direction!r}")
-    return BY_NAME[direction]()
+    """The direction of that name with its defaults, or the direction itself; see `layerpace.checks.by_name`."""
+    return by_name("direction", direction, Direction, BY_NAME)
 
 
 __all__ = [

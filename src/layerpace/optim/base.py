@@ -7,7 +7,6 @@ in `layerpace.step`; each method of this folder is a direction and a rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from typing import Any, Self, SupportsIndex
 
 import torch
@@ -20,7 +19,7 @@ from layerpace.checks import check_choice, check_range
 from layerpace.directions import Direction
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
 from layerpace.optim.loading import cast_state, check_loadable
-from layerpace.optim.options import ELSEWHERE, default_exclude, rate, without_lambda
+from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
 from layerpace.optim.support import check_supported, real, step_device
 from layerpace.precision import MODES, compute_dtype
 from layerpace.rules import Rule
@@ -354,10 +353,7 @@ class Layerwise(Optimizer):
         return without_lambda(super().__reduce_ex__(protocol), self.rule)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        other = type(self).__new__(type(self))
-        memo[id(self)] = other
-        other.__setstate__(deepcopy(self.__getstate__(), memo))
-        return other
+        return deep_copy(self, memo)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

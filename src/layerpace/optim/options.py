@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import fields
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from layerpace import directions, rules
 from layerpace.layers import Exclude, Segments, is_vector
 from layerpace.rules import Rule
 from layerpace.step import Settings
+
+Copied = TypeVar("Copied", bound=Optimizer)
 
 
 class Options(TypedDict, total=False):
@@ -63,3 +67,11 @@ def without_lambda(reduced: Any, rule: Rule) -> Any:
     if "<" in getattr(state["_exclude"], "__qualname__", ""):
         state = {**state, "_exclude": default_exclude(rule)}
     return (*reduced[:2], state, *reduced[3:])
+
+
+def deep_copy(optimizer: Copied, memo: dict[int, Any]) -> Copied:
+    """A deep copy that keeps an ``exclude`` which pickling could not."""
+    other = type(optimizer).__new__(type(optimizer))
+    memo[id(optimizer)] = other
+    other.__setstate__(deepcopy(optimizer.__getstate__(), memo))
+    return other
