@@ -129,7 +129,7 @@ def test_an_optimizer_that_steps_by_closure() -> None:
         optimizer.zero_grad()
         loss = problem.loss()
         loss.backward()
-        calls.append(float(loss))
+        calls.append(float(loss.detach()))
         return loss
 
     before = problem.weights()[0]
