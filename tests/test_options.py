@@ -206,6 +206,20 @@ def test_the_state_of_another_method_is_a_value_error() -> None:
         lars.load_state_dict(lamb.state_dict())
 
 
+def test_what_a_torch_checkpoint_does_not_say_stays_as_it_is() -> None:
+    ours, theirs = weight(), weight()
+    adam = torch.optim.Adam([theirs], lr=0.1)
+    give_gradient(theirs, 0)
+    adam.step()
+    optimizer = lp.Layerwise(
+        [{"params": [ours], "lr_multiplier": 0.5}], direction="adam", rule="identity", lr=0.2, weight_decay=0.0
+    )
+    optimizer.load_state_dict(adam.state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert optimizer.param_groups[0]["lr_multiplier"] == 0.5
+    assert torch.equal(optimizer.state[ours]["exp_avg"], adam.state[theirs]["exp_avg"])
+
+
 # wrap
 
 

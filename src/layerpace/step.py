@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from layerpace import backends
 from layerpace.backends import Velocity, Work
-from layerpace.backends.reference import row_starts, spread
+from layerpace.broadcast import by_layer, slices, spread
 from layerpace.columns import Table
 from layerpace.directions import Direction
 from layerpace.layers import ParameterLayers
 from layerpace.precision import compute_dtype
 from layerpace.rules import Coefficients, Layers, Rule
-from layerpace.tensors import Scalar, Tensors
+from layerpace.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -153,10 +152,13 @@ class _Device:
         layers = _layers(entries, settings.min_rms, self.device)
         rates = [work.direction.rate(work.t) for work in self.works]
         if any(rate is not None for rate in rates):
-            factors = [_by_layer(w, 1.0 if rate is None else rate) for w, rate in zip(self.works, rates, strict=True)]
+            factors = [
+                by_layer(1.0 if rate is None else rate, work.layers, self.device)
+                for work, rate in zip(self.works, rates, strict=True)
+            ]
             layers = replace(layers, lr=layers.lr * torch.cat(factors))
         coefficients = _coefficients(rule, table, layers, self.works, ok_L)
-        for work, rows_of in zip(self.works, _slices(counts), strict=True):
+        for work, rows_of in zip(self.works, slices(counts), strict=True):
             c_L = None if coefficients.c is None else coefficients.c[rows_of]
             b_L = coefficients.b[rows_of]
             if work.velocity is not None and not work.velocity.lr_inside:
@@ -165,11 +167,6 @@ class _Device:
                 c_L = b_L * layers.weight_decay[rows_of]
             largest = torch.finfo(compute_dtype(work.params[0].dtype)).max
             self.backend.apply(work, c_L, b_L.clamp(max=largest))
-
-
-def _slices(counts: Sequence[int]) -> list[slice]:
-    ends = list(accumulate(counts))
-    return [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
 
 
 def _bucket(entry: Entry) -> Hashable:
@@ -203,10 +200,11 @@ def _count_step(work: Work, bucket: list[Entry]) -> None:
     else:
         steps.add_(spread(work.ok_L, work.layers, Tensors(work.params)))
     first = steps.items[0]
-    on_host = first.numel() == 1 and first.device.type == "cpu" and work.ok_L is None
-    t: Scalar = float(first) if on_host else steps.to(torch.float64)
-    # A layer that has been held back since its first step has no bias correction yet: t = 0 would divide by zero.
-    work.t = t if not isinstance(t, Tensors) else Tensors([x.clamp(min=1) for x in t])
+    if work.ok_L is None and first.numel() == 1 and first.device.type == "cpu":
+        work.t = float(first)
+    else:
+        # A layer that has been held back since its first step counts 0, and bias correction would divide by zero.
+        work.t = Tensors([count.clamp(min=1) for count in steps.to(torch.float64)])
 
 
 def _phantom(entries: list[Entry], device: torch.device) -> Tensor | None:
@@ -251,17 +249,6 @@ def _raise_if_nonfinite(devices: list[_Device]) -> None:
             f"gradients with inf or nan in {', '.join(bad[:5])}{more}; no weight was changed. "
             'Pass nonfinite="skip" to leave such layers out of a step'
         )
-
-
-def _by_layer(work: Work, x: Scalar) -> Tensor:
-    """A number, or tensors that broadcast over the parameters, as one number a layer: float64 [rows]."""
-    if not isinstance(x, Tensors):
-        return torch.full((work.rows,), x, dtype=torch.float64, device=work.device)
-    parts = []
-    for cut, values in zip(work.layers, x, strict=True):
-        flat = values.to(work.device, torch.float64).reshape(-1)
-        parts.append(flat if cut.sizes is None else flat.index_select(0, row_starts(cut.sizes, work.device)))
-    return torch.cat(parts)
 
 
 def _vector(values: Sequence[float | Tensor], counts: Sequence[int], device: torch.device) -> Tensor:
@@ -309,7 +296,7 @@ def _rule_state(rule: Rule, table: Table, layers: Layers, works: list[Work], ok_
     memory = {name: torch.cat([state[name].reshape(-1) for state in states]) for name in rule.state_names}
     if all(not isinstance(work.t, Tensors) and work.t > 1 for work in works):
         return memory
-    first = torch.cat([_by_layer(work, work.t) for work in works]) == 1
+    first = torch.cat([by_layer(work.t, work.layers, work.device) for work in works]) == 1
     keep = first if ok_L is None else first & ok_L
     for name, values in rule.init(table, layers).items():
         saved = torch.where(keep, values, memory[name])

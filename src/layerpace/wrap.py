@@ -14,7 +14,7 @@ from layerpace import rules
 from layerpace.checks import check_range
 from layerpace.directions import SGD
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
-from layerpace.optim.options import deep_copy, default_exclude, rate, without_lambda
+from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
 from layerpace.optim.support import check_supported, real, step_device
 from layerpace.rules import Rule
 from layerpace.step import Entry, Scaling, Settings, layerwise_step
@@ -182,7 +182,7 @@ class Wrapped(Optimizer):
         w = real(param)
         displacement = old - w
         w.copy_(old)
-        lr = rate({"lr": group["lr"]})
+        lr = on_host(group["lr"])
         if isinstance(lr, Tensor):
             lr = lr.to(old.device).reshape(())
             old.copy_(torch.where(lr == 0, 0.0, displacement / lr))

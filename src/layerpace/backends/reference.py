@@ -6,13 +6,11 @@ that memory stays bounded.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from itertools import accumulate as accumulate_sizes
-
 import torch
 from torch import Tensor
 
 from layerpace.backends.protocol import Work
+from layerpace.broadcast import spread
 from layerpace.columns import COLUMNS, Constants, Operands
 from layerpace.directions.base import State
 from layerpace.layers import ParameterLayers
@@ -55,19 +53,13 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
     d = u.mul_(b) if _is_scratch(u, work) else u * b
     if c_L is not None:
         d.addcmul_(w, spread(c_L, work.layers, w))
-    if work.ok_L is None:
-        w.sub_(d if work.velocity is None else _through_velocity(d, work, _velocities(work, w)))
-    else:
+    v = None if work.velocity is None else _velocities(work, w)
+    before = [] if work.ok_L is None else [(x, x.clone()) for x in (w, v) if x is not None]
+    w.sub_(d if v is None else _through_velocity(d, work, v))
+    if work.ok_L is not None:
         ok = spread(work.ok_L, work.layers, w)
-        before = w.clone()
-        if work.velocity is None:
-            w.sub_(d)
-        else:
-            v = _velocities(work, w)
-            v_before = v.clone()
-            w.sub_(_through_velocity(d, work, v))
-            keep_where(ok, v, v_before)
-        keep_where(ok, w, before)
+        for x, old in before:
+            keep_where(ok, x, old)
     for param, weight in zip(work.params, w, strict=True):
         store(param, weight, work.low_precision)
 
@@ -103,34 +95,6 @@ def _through_velocity(d: Tensors, work: Work, v: Tensors) -> Tensors:
     v.mul_(velocity.momentum).add_(d * (1 - velocity.dampening) if velocity.dampening else d)
     move = (v * velocity.momentum).add_(d) if velocity.nesterov else v
     return move if work.lr_L is None else move * spread(work.lr_L, work.layers, d)
-
-
-def spread(x_L: Tensor, layers: list[ParameterLayers], like: Tensors) -> Tensors:
-    """One number a layer -> tensors that broadcast over the parameters: 0-d, or (rows, 1, ...) for segments."""
-    x_L = x_L if x_L.dtype == torch.bool else x_L.to(like.dtype)
-    if all(cut.sizes is None for cut in layers):
-        return Tensors(x_L.unbind())
-    out = []
-    for values, cut, w in zip(torch.split(x_L, [cut.count for cut in layers]), layers, like, strict=True):
-        if cut.sizes is None:
-            out.append(values[0])
-        else:
-            rows = values.index_select(0, _segment_of_row(cut.sizes, values.device))
-            out.append(rows.reshape(cut.broadcast_shape(w.shape)))
-    return Tensors(out)
-
-
-@lru_cache(maxsize=1024)
-def _segment_of_row(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """The segment that each row belongs to, int64 [rows]; made once, so that a step copies no list to the device."""
-    segments = [segment for segment, size in enumerate(sizes) for _ in range(size)]
-    return torch.tensor(segments, device="cpu").to(device)
-
-
-@lru_cache(maxsize=1024)
-def row_starts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """The first row of each segment, int64 [segments]."""
-    return torch.tensor([0, *accumulate_sizes(sizes)][:-1], device="cpu").to(device)
 
 
 def sums(

@@ -10,14 +10,12 @@ from typing import Any
 
 from . import memory
 from .errors import UsageError
-from .extras import COMPARE, require
 
 
 def run(
     request: Mapping[str, Any], *, data: str, data_dir: Path | None, model: str | None, task: str | None, json: bool
 ) -> None:
     """Make the comparison and print it: a table on stdout, or with `json` the whole of results.json."""
-    require(COMPARE, "layerpace compare")
     memory.keep()
     from rich.console import Console
 

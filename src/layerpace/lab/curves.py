@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .records import CURVE, DONE, LAYERS, RunFolder
+from .records import CURVE, LAYERS, RunFolder
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class MethodRecords:
 
     def __init__(self, label: str, folders: Sequence[Path]) -> None:
         self.label = label
-        self.runs = [RunFolder(folder, {}) for folder in folders if (folder / DONE).exists()]
-        results = [run.result() or {} for run in self.runs]
+        self.runs = [RunFolder(folder, {}) for folder in folders]
+        results = [result for run in self.runs if (result := run.result()) is not None]  # all are finished
         self.diverged = [result["status"] != "done" for result in results]
         self.layers: list[str] = results[0]["layers"] if results else []
 

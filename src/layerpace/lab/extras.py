@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from .errors import LabError
 
-COMPARE = ("numpy", "rich", "matplotlib")
-
 
 def require(modules: Iterable[str], what: str) -> None:
     """Raise a one-line LabError that says how to install whichever of `modules` is missing."""

@@ -22,9 +22,10 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 @contextmanager
-def reproducible(threads: int | None) -> Iterator[int]:
-    """Deterministic kernels and a fixed number of threads for a block; yields that number."""
+def reproducible(threads: int | None) -> Iterator[None]:
+    """Deterministic kernels and a fixed number of threads for a block."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if threads is not None:
         torch.set_num_threads(threads)
@@ -32,8 +33,8 @@ def reproducible(threads: int | None) -> Iterator[int]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        yield torch.get_num_threads()
+        yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.use_deterministic_algorithms(before[1], warn_only=warned)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

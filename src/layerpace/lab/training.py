@@ -93,7 +93,7 @@ class Run:
         self.pending: list[tuple[int, Tensor]] = []
         self.done = 0
         self.read = 0  # losses before this step have been looked at
-        self.best = 0.0
+        self.score = 0.0  # of the last evaluation
         self.saved = time.monotonic()
 
     def train(self, signals: StopSignals, on_point: OnPoint) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Run:
         state = self.folder.restore(self.device)
         if state is not None:
             self.load(state)
-            on_point(self.done, self.best)
+            on_point(self.done, self.score)
         else:
             self.point(on_point)
         diverged: int | None = None
@@ -166,7 +166,7 @@ class Run:
             )
         self.folder.append(CURVE, [row])
         self.read = self.done
-        self.best = max(self.best, score)
+        self.score = score
         on_point(self.done, score)
         return None
 
@@ -217,7 +217,7 @@ class Run:
             {
                 "step": self.done,
                 "read": self.read,
-                "best": self.best,
+                "score": self.score,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
@@ -232,7 +232,7 @@ class Run:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; the probe keeps the initial weights, which the seed has made again."""
-        self.done, self.read, self.best = state["step"], state["read"], state["best"]
+        self.done, self.read, self.score = state["step"], state["read"], state["score"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:

@@ -320,9 +320,12 @@ class Layerwise(Optimizer):
         """
         captured: dict[str, Any] = {}
 
-        def before(optimizer: Optimizer, state: dict[str, Any]) -> None:
-            captured.update(state)
+        def before(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
             check_loadable(self, state)
+            # What another optimizer's groups do not have, such as lr_multiplier, stays as it is here.
+            pairs = zip(self.param_groups, state["param_groups"], strict=True)
+            captured.update(state, param_groups=[{**group, **saved} for group, saved in pairs])
+            return captured
 
         def after(optimizer: Optimizer) -> None:
             # torch casts all state to the parameter's dtype; float32 moments of a bfloat16 weight would be lost.
@@ -332,15 +335,11 @@ class Layerwise(Optimizer):
             self.register_load_state_dict_pre_hook(before),
             self.register_load_state_dict_post_hook(after, prepend=True),
         )
-        missing = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
         try:
             super().load_state_dict(state_dict)
         finally:
             for handle in handles:
                 handle.remove()
-        for group, values in zip(self.param_groups, missing, strict=True):
-            for key, value in values.items():
-                group.setdefault(key, value)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("direction", "rule", "_settings", "_exclude", "_segments", "_layers", "_lr_in_velocity")

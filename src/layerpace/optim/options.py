@@ -48,12 +48,17 @@ def only_options(method: str, options: Mapping[str, Any]) -> None:
 
 
 def rate(group: Mapping[str, Any]) -> float | Tensor:
-    """The learning rate of a group, multiplier included; a tensor only where it lives on an accelerator."""
-    lr, multiplier = group["lr"], group.get("lr_multiplier", 1.0)
-    if isinstance(lr, Tensor) and lr.device.type == "cpu" and not torch.compiler.is_compiling():
-        lr = float(lr)
+    """The learning rate of a group, multiplier included; see `on_host`."""
+    lr, multiplier = on_host(group["lr"]), group.get("lr_multiplier", 1.0)
     scaled: float | Tensor = lr if multiplier == 1.0 else lr * multiplier
     return scaled
+
+
+def on_host(lr: float | Tensor) -> float | Tensor:
+    """The rate as a number, unless it lives on an accelerator, which must not be waited for."""
+    if isinstance(lr, Tensor) and lr.device.type == "cpu" and not torch.compiler.is_compiling():
+        return float(lr)
+    return lr
 
 
 def default_exclude(rule: Rule) -> Exclude:
