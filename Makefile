@@ -8,14 +8,15 @@ BIN := .venv/bin
 # Real data for tests and recipes, where it is at hand.
 export LAYERPACE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test check lint types format clean setup
+.PHONY: demo test check lint types format clean setup bench bench-peers sanitize arm64
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.lock pyproject.toml
+# The build tools are in the lock file, too: the same versions everywhere.
+.venv/.installed: requirements.lock pyproject.toml native/CMakeLists.txt $(wildcard native/src/*.?pp native/src/*/*.?pp)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: setup
@@ -38,5 +39,35 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Step times of all methods and sweeps, into runs/bench; some of it: make bench BENCH="--parts steps --sets S1 S4".
+bench: setup
+	PYTHONPATH=build/peers $(BIN)/python -m benchmarks $(BENCH)
+
+# The libraries that it compares with, in a folder of their own: the tests' environment stays as it is.
+bench-peers: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/peers \
+		-r benchmarks/requirements.lock
+
+# The tests of the fused step with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels; gcc only.
+SANITIZE := build/sanitize
+SANITIZED := tests/fused tests/test_papers.py tests/test_plans.py tests/test_state_dtype.py tests/test_low_precision.py
+sanitize: setup
+	$(BIN)/python -m venv $(SANITIZE)
+	echo $(abspath $(BIN))/../lib/python3.*/site-packages > $$(echo $(SANITIZE)/lib/python3.*/site-packages)/main.pth
+	$(SANITIZE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		-C cmake.define.LAYERPACE_SANITIZE=ON -C build-dir=build/sanitize-objects .
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		$(SANITIZE)/bin/python -m pytest -q -m "not slow" $(SANITIZED)
+
+# The kernels for arm64, cross-compiled and emulated, give the bits that they give here
+# (Debian: apt install g++-aarch64-linux-gnu qemu-user).
+BITS := -std=c++20 -O3 -ffp-contract=off -fno-math-errno -DLP_ISA=baseline native/check/bits.cpp native/src/kernels/kernels.cpp
+arm64:
+	mkdir -p build
+	$(CXX) $(BITS) -o build/bits && build/bits > build/bits.txt
+	aarch64-linux-gnu-g++ $(BITS) -static -o build/bits-arm64 && qemu-aarch64 build/bits-arm64 | diff build/bits.txt -
+	@echo "$$(wc -l < build/bits.txt) kernels give the same bits on arm64"
+
 clean:
-	rm -rf .venv build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis src/layerpace/backends/cpu/*.so
+	git clean -fdXq native

@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 Shapes = list[tuple[int, ...]]
+
+CUT = 64  # by which --quick divides the dimensions and the number of tensors
+
+
+@dataclass(frozen=True)
+class ParameterSet:
+    """The shapes of all tensors that an optimizer steps at once."""
+
+    title: str
+    shapes: Shapes
+
+    @property
+    def sizes(self) -> list[int]:
+        """Entries of each tensor."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    @property
+    def entries(self) -> int:
+        return sum(self.sizes)
+
+    def small(self) -> ParameterSet:
+        """The same set in small, to try the harness: its times say nothing."""
+        some = self.shapes[:: max(1, len(self.shapes) // CUT)]
+        return ParameterSet(self.title, [tuple(min(n, max(2, n // CUT)) for n in shape) for shape in some])
 
 
 def resnet50() -> Shapes:
@@ -27,9 +54,9 @@ def gpt2_small() -> Shapes:
     return [(50257, 768), (1024, 768), *block * 12, (768,), (768,)]
 
 
-SETS: dict[str, tuple[str, Shapes]] = {
-    "S1": ("ResNet-50", resnet50()),
-    "S2": ("GPT-2 small", gpt2_small()),
-    "S3": ("one tensor of 100M", [(10_000, 10_000)]),
-    "S4": ("2000 tensors of 1000", [(40, 25)] * 2000),
+SETS: dict[str, ParameterSet] = {
+    "S1": ParameterSet("ResNet-50", resnet50()),
+    "S2": ParameterSet("GPT-2 small", gpt2_small()),
+    "S3": ParameterSet("one tensor of 100M", [(10_000, 10_000)]),
+    "S4": ParameterSet("2000 tensors of 1000", [(40, 25)] * 2000),
 }

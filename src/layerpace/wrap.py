@@ -13,11 +13,13 @@ from torch.optim.optimizer import Optimizer
 from layerpace import rules
 from layerpace.checks import check_range
 from layerpace.directions import SGD
+from layerpace.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
 from layerpace.optim.support import check_supported, real, step_device
+from layerpace.plan import Plan
 from layerpace.rules import Rule
-from layerpace.step import Entry, Scaling, Settings, layerwise_step
+from layerpace.step import layerwise_step
 
 # Hooks of saving and loading are the inner optimizer's; those of the step are each optimizer's own.
 _SHARED_HOOKS = (
@@ -104,7 +106,7 @@ class Wrapped(Optimizer):
                 "_exclude": default_exclude(rule) if exclude == "auto" else exclude,
                 "_segments": segments,
                 # A displacement read from weights has their precision: a master copy would add none to it.
-                "_settings": Settings(rule, min_rms, "plain", "propagate", None, "auto"),
+                "_settings": Settings(rule, min_rms, "plain", "fp32", "propagate", None, "auto"),
                 "_layers": {},
             }
         )
@@ -149,16 +151,16 @@ class Wrapped(Optimizer):
         """
         self._describe()
         members = [
-            (param, group)
-            for group in self.param_groups
+            (param, index)
+            for index, group in enumerate(self.param_groups)
             for param in group["params"]
             if (closure is not None and param.requires_grad) or param.grad is not None
         ]
         # An excluded tensor takes the inner optimizer's step, and only a multiplier asks for more than that.
         members = [
-            (param, group)
-            for param, group in members
-            if not self._layers[param].excluded or group.get("lr_multiplier", 1.0) != 1.0
+            (param, index)
+            for param, index in members
+            if not self._layers[param].excluded or self.param_groups[index].get("lr_multiplier", 1.0) != 1.0
         ]
         for param, _ in members:
             check_supported(param, param if param.grad is None else param.grad, self._layers[param].name)
@@ -166,23 +168,24 @@ class Wrapped(Optimizer):
         loss = self.inner.step(closure)
         with torch.no_grad():
             entries = [
-                self._entry(param, group, old)
-                for (param, group), old in zip(members, before, strict=True)
+                self._entry(param, index, old)
+                for (param, index), old in zip(members, before, strict=True)
                 if param.grad is not None
             ]
             if entries:
-                layerwise_step(entries, self._settings, Scaling())
+                options = [self._group_options(group) for group in self.param_groups]
+                layerwise_step(Plan(entries, options, self._settings, Scaling()), Scaling())
         moved = [param for param, _ in members if param.grad is not None]
         for param, entry in zip(moved, entries, strict=True):
             self.state[param].update({key: entry.state[name] for name, key in self._saved_names()})
         return loss
 
-    def _entry(self, param: Tensor, group: Mapping[str, Any], old: Tensor) -> Entry:
+    def _entry(self, param: Tensor, index: int, old: Tensor) -> Entry:
         """The entry of one parameter; puts its old weights back, and the direction into the copy of them."""
         w = real(param)
         displacement = old - w
         w.copy_(old)
-        lr = on_host(group["lr"])
+        lr = on_host(self.param_groups[index]["lr"])
         if isinstance(lr, Tensor):
             lr = lr.to(old.device).reshape(())
             old.copy_(torch.where(lr == 0, 0.0, displacement / lr))
@@ -195,19 +198,18 @@ class Wrapped(Optimizer):
         state = {"step": torch.zeros(layers.broadcast_shape(w.shape), device=step_device(layers, w))}
         state |= layers.memory(self.rule.state_names, w.device)
         state |= {name: kept[key] for name, key in self._saved_names() if key in kept}
-        return Entry(
-            param=w,
-            grad=old,
-            state=state,
-            layers=layers,
-            direction=SGD(),
+        return Entry(w, old, state, layers, index, owner=None)
+
+    def _group_options(self, group: Mapping[str, Any]) -> GroupOptions:
+        """The displacement of the inner optimizer is the whole direction, its weight decay included."""
+        return GroupOptions(
             lr=rate(group),
             weight_decay=0.0,
             l2=0.0,
             maximize=False,
+            direction=SGD(),
             velocity=None,
             undecayed=not group.get("weight_decay", 0.0),
-            grad_is_scratch=True,
         )
 
     def _saved_names(self) -> list[tuple[str, str]]:

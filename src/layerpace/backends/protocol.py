@@ -3,13 +3,17 @@
 A step cuts the parameters into `Work`: buckets that share a device, a dtype and every option, so that one kernel
 serves each. For each bucket, `accumulate` advances the direction and returns the sums of the table; when the rule
 has turned the table into coefficients, `apply` moves the weights. Between the two, a backend may keep what it likes
-on the bucket. `reference` defines the meaning; the others must agree with it.
+on the bucket. `reference` defines the meaning; the others must agree with it. A `FusedBackend` can do all of a step
+in one call, for rules that it has built in.
+
+Buckets live as long as the plan of a step (`layerpace.plan`), mostly for many steps; options, gradients and the
+number of the step are written into them before each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +21,7 @@ from torch import Tensor
 from layerpace.columns import Constants
 from layerpace.directions import Direction
 from layerpace.layers import ParameterLayers
+from layerpace.rules import Coefficients, Layers, Rule
 from layerpace.tensors import Scalar, Tensors
 
 
@@ -33,24 +38,52 @@ class Velocity:
     lr_inside: bool = True
 
 
+class Watch(Protocol):
+    """The tensors of a bucket, described once; the compiled module has it."""
+
+    def check(self) -> bool:
+        """Look at the gradients anew; whether all tensors are where they were and what they were."""
+        ...
+
+    def grads(self) -> list[Tensor]:
+        """The gradients that ``check`` found."""
+        ...
+
+    def release(self) -> None:
+        """Let go of those gradients."""
+        ...
+
+    def count(self) -> float:
+        """Add one to all step counts and return them; -1.0, and nothing done, unless they are equal on the host."""
+        ...
+
+
 @dataclass
 class Work:
     """One bucket: parameters that share a device, a dtype, and all options.
 
     Attributes:
+        backend: where the bucket runs.
         params: the parameters as real tensors; a backend writes the new weights there.
-        grads: their gradients; never written.
+        grads: their gradients; never written. Empty between steps.
         grad_is_scratch: the gradients belong to the step, so that their memory may be reused.
         state: the optimizer's state of each parameter; moments and the like, updated in place.
         layers: how each parameter is cut into layers; the rows of the table follow this order.
         direction, l2, maximize, velocity, low_precision: options; ``l2`` is coupled weight decay.
+        moment_dtype: what moments and the velocity are kept in; narrower than the arithmetic, they are rounded
+            stochastically when they are written.
         t: number of this step (1, 2, ...): a number, or tensors that broadcast over the parameters.
         grad_scale: the factor on every gradient, a 0-d tensor; None: one.
         ok_L: bool [rows]: a layer that is not ok takes no step, its weights and state stay; None: all are.
         lr_L: float64 [rows]: the learning rates, where they stand outside of the velocity.
         update: filled by ``accumulate`` for ``apply``: the working weights w and the direction u.
+        uniform: the step counts are single numbers on the host, all equal.
+        watch: what describes the tensors; None: there is no compiled module, or they are not plain. Such a bucket
+            goes to the reference.
+        kernel: what the backend has built for this bucket; it is dropped with the bucket.
     """
 
+    backend: Backend
     params: list[Tensor]
     grads: list[Tensor]
     grad_is_scratch: bool
@@ -61,11 +94,15 @@ class Work:
     maximize: bool
     velocity: Velocity | None
     low_precision: str
+    moment_dtype: torch.dtype
     t: Scalar
     grad_scale: Tensor | None = None
     ok_L: Tensor | None = None
     lr_L: Tensor | None = None
     update: tuple[Tensors, Tensors] | None = field(default=None, repr=False)
+    uniform: bool = False
+    watch: Watch | None = field(default=None, repr=False)
+    kernel: Any = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -94,5 +131,37 @@ class Backend(Protocol):
         Args:
             work: the bucket, after ``accumulate``.
             c_L, b_L: float64 [rows]; c None stands for zeros.
+        """
+        ...
+
+
+class FusedBackend(Backend, Protocol):
+    """A backend that also does the whole step of a bucket in one call."""
+
+    def fuses(self, rule: Rule) -> bool:
+        """Whether the rule is built in."""
+        ...
+
+    def step(
+        self,
+        work: Work,
+        rule: Rule,
+        layers: Layers,
+        excluded_L: Tensor | None,
+        columns: tuple[str, ...],
+        constants: Constants,
+    ) -> tuple[Tensor, Coefficients] | None:
+        """``accumulate``, the rule and ``apply``; the rule's memory is read and written in the state.
+
+        Args:
+            work: the bucket, before ``accumulate``.
+            rule: one that ``fuses`` takes.
+            layers: what the rule knows of the bucket's layers, the direction's factor on lr included.
+            excluded_L: bool [rows]: layers with the identity without decay in the place of the rule; None: none.
+            columns, constants: of the rule.
+
+        Returns:
+            What ``accumulate`` returns, and the coefficients, [rows] each; None, with nothing done: this bucket
+            needs the calls one by one.
         """
         ...

@@ -14,7 +14,7 @@ from layerpace.broadcast import spread
 from layerpace.columns import COLUMNS, Constants, Operands
 from layerpace.directions.base import State
 from layerpace.layers import ParameterLayers
-from layerpace.precision import compute_dtype, store, working_copy
+from layerpace.precision import compute_dtype, round_stochastically, store, working_copy
 from layerpace.tensors import Tensors, keep_where
 
 CHUNK = 1 << 18  # entries; two float64 copies of a chunk are 4 MiB and stay in a cache
@@ -32,15 +32,20 @@ def accumulate(work: Work, columns: tuple[str, ...], constants: Constants) -> Te
         g = -g
     if work.l2:
         g = g + w * work.l2
-    state = _direction_state(work)
-    before = {name: x.clone() for name, x in state.items()} if work.ok_L is not None else {}
+    stored = _direction_state(work)
+    state = {name: _widened(x) for name, x in stored.items()}
+    pairs = [(state[name], stored[name]) for name in state]
+    before = [] if work.ok_L is None else [(x, x.clone()) for x, kept in pairs if x is kept]
     u = work.direction(g, w, state, work.t)
-    if work.ok_L is not None:
-        ok = spread(work.ok_L, work.layers, w)
-        if before and any(u.items[0] is x.items[0] for x in state.values()):
+    ok = None if work.ok_L is None else spread(work.ok_L, work.layers, w)
+    if ok is not None:
+        if any(u.items[0] is x.items[0] for x, _ in before):
             u = u.clone()
-        for name, x in before.items():
-            keep_where(ok, state[name], x)
+        for x, old in before:
+            keep_where(ok, x, old)
+    for x, kept in pairs:
+        if x is not kept:
+            _store_rounded(x, kept, ok)
     work.update = w, u
     return sums(w, u, work.layers, columns, constants)
 
@@ -53,13 +58,16 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
     d = u.mul_(b) if _is_scratch(u, work) else u * b
     if c_L is not None:
         d.addcmul_(w, spread(c_L, work.layers, w))
-    v = None if work.velocity is None else _velocities(work, w)
-    before = [] if work.ok_L is None else [(x, x.clone()) for x in (w, v) if x is not None]
+    stored = None if work.velocity is None else Tensors([state["velocity"] for state in work.state])
+    v = None if stored is None else _widened(stored)
+    ok = None if work.ok_L is None else spread(work.ok_L, work.layers, w)
+    before = [] if ok is None else [(x, x.clone()) for x in (w, v) if x is not None]
     w.sub_(d if v is None else _through_velocity(d, work, v))
-    if work.ok_L is not None:
-        ok = spread(work.ok_L, work.layers, w)
+    if ok is not None:
         for x, old in before:
             keep_where(ok, x, old)
+    if v is not None and stored is not None and v is not stored:
+        _store_rounded(v, stored, ok)
     for param, weight in zip(work.params, w, strict=True):
         store(param, weight, work.low_precision)
 
@@ -74,19 +82,25 @@ def _direction_state(work: Work) -> State:
     return {name: Tensors([state[name] for state in work.state]) for name in work.direction.state_names()}
 
 
+def _widened(stored: Tensors) -> Tensors:
+    """State in the dtype of the arithmetic: a float32 copy of bfloat16 moments, other state as it is."""
+    return stored.to(torch.float32) if stored.dtype == torch.bfloat16 else stored
+
+
+def _store_rounded(values: Tensors, stored: Tensors, ok: Tensors | None) -> None:
+    """Round float32 moments into the bfloat16 tensors that keep them, except where ``ok`` is False."""
+    rounded = Tensors([round_stochastically(x, stored.dtype) for x in values])
+    if ok is not None:
+        keep_where(ok, rounded, stored)
+    stored.copy_(rounded)
+
+
 def _is_scratch(u: Tensors, work: Work) -> bool:
     """Whether the memory of u may be written: it is neither a gradient of the user's nor a state tensor."""
     first = u.items[0]
     if any(first is tensor for tensor in work.state[0].values()):
         return False
     return work.grad_is_scratch or first is not work.grads[0]
-
-
-def _velocities(work: Work, w: Tensors) -> Tensors:
-    for state, x in zip(work.state, w, strict=True):
-        if "velocity" not in state:
-            state["velocity"] = torch.zeros_like(x)
-    return Tensors([state["velocity"] for state in work.state])
 
 
 def _through_velocity(d: Tensors, work: Work, v: Tensors) -> Tensors:

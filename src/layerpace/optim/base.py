@@ -17,13 +17,14 @@ from layerpace import backends, directions, rules
 from layerpace.backends import Velocity
 from layerpace.checks import check_choice, check_range
 from layerpace.directions import Direction
+from layerpace.entries import GroupOptions, Scaling, Settings
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
+from layerpace.optim.keeping import PlanKeeper
 from layerpace.optim.loading import cast_state, check_loadable
 from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
-from layerpace.optim.support import check_supported, real, step_device
-from layerpace.precision import MODES, compute_dtype
+from layerpace.optim.support import real, step_device
+from layerpace.precision import MODES, STATE_DTYPES, moment_dtype
 from layerpace.rules import Rule
-from layerpace.step import Entry, Scaling, Settings, layerwise_step
 
 NONFINITE = ("propagate", "skip", "raise")
 
@@ -63,7 +64,10 @@ class Layerwise(Optimizer):
         min_rms: the root mean square, in units of the weights, that a layer's norm is never taken to be below: a
             tensor of zeros can start, and does not jump. 0: the papers' text.
         low_precision: "master" (a float32 copy), "stochastic" (rounding) or "plain" for float16 and bfloat16
-            parameters; see `layerpace.precision`. Moments are float32 in all of them.
+            parameters; see `layerpace.precision`. The arithmetic is float32 in all of them.
+        state_dtype: what moments and the velocity are kept in: "fp32", or "bf16", which takes 2 bytes each instead of
+            4: they are widened to float32 for a step and written back with stochastic rounding. float64 and
+            complex128 weights keep float64 in both. Not for a centered RMSProp, which subtracts two averages.
         nonfinite: what a layer with inf or nan in its gradient does: "propagate" it, "skip" the step (the layer's
             weights, state and step count stay), or "raise" FloatingPointError before anything changes, which waits
             for the device.
@@ -112,6 +116,7 @@ class Layerwise(Optimizer):
         segments: Mapping[str, Segments] | None = None,
         min_rms: float = 1e-3,
         low_precision: str = "master",
+        state_dtype: str = "fp32",
         nonfinite: str = "propagate",
         max_grad_norm: float | None = None,
         backend: str = "auto",
@@ -120,6 +125,7 @@ class Layerwise(Optimizer):
         self.rule = rules.get(rule)
         check_range("min_rms", min_rms, 0)
         check_choice("low_precision", low_precision, MODES)
+        check_choice("state_dtype", state_dtype, STATE_DTYPES)
         check_choice("nonfinite", nonfinite, NONFINITE)
         if max_grad_norm is not None:
             check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
@@ -127,10 +133,11 @@ class Layerwise(Optimizer):
         if segments is not None and not isinstance(segments, Mapping):
             raise TypeError(f"segments must map globs of parameter names to parts, got {segments!r}")
         self._lr_in_velocity = lr_in_velocity
-        self._settings = Settings(self.rule, min_rms, low_precision, nonfinite, max_grad_norm, backend)
+        self._settings = Settings(self.rule, min_rms, low_precision, state_dtype, nonfinite, max_grad_norm, backend)
         self._exclude = default_exclude(self.rule) if exclude == "auto" else exclude
         self._segments = dict(segments) if segments is not None else None
         self._layers: dict[Tensor, ParameterLayers] = {}
+        self._keeper = PlanKeeper()
 
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -175,6 +182,7 @@ class Layerwise(Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
+        self._keeper.drop()
 
     def _check_group(self, group: Mapping[str, Any], index: int) -> None:
         """Raise for values out of range, and for options that a group cannot have; other keys are the user's."""
@@ -213,6 +221,11 @@ class Layerwise(Optimizer):
                 "pass False to add weight_decay*w to the gradient"
             )
         direction = self._direction(group)
+        if self._settings.state_dtype == "bf16" and isinstance(direction, directions.RMSProp) and direction.centered:
+            raise ValueError(
+                "state_dtype='bf16' cannot hold a centered RMSProp, whose variance is the small difference of two "
+                "averages and would become negative: pass 'fp32'"
+            )
         if "momentum" not in group or "momentum" in direction.options():
             return direction, None
         momentum, nesterov = group["momentum"], bool(group["nesterov"])
@@ -253,47 +266,21 @@ class Layerwise(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        entries = self._entries()
-        if entries:
-            scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-            layerwise_step(entries, self._settings, scaling)
+        self._keeper.step(self, Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None)))
         return loss
 
-    def _entries(self) -> list[Entry]:
-        """What takes part in this step. All checks come before the first change of state."""
-        found: list[tuple[Tensor, Mapping[str, Any], Direction, Velocity | None]] = []
-        for index, group in enumerate(self.param_groups):
-            with_grad = [p for p in group["params"] if p.grad is not None]
-            if not with_grad:
-                continue
-            if any(param not in self._layers for param in with_grad):  # put there by hand
-                self._layers |= describe_group(group, index, self._exclude, self._segments)
-            direction, velocity = self._checked(group, index)
-            for param in with_grad:
-                check_supported(param, param.grad, self._layers[param].name)
-            found += [(param, group, direction, velocity) for param in with_grad]
-        return [self._entry(*member) for member in found]
-
-    def _entry(self, param: Tensor, group: Mapping[str, Any], direction: Direction, velocity: Velocity | None) -> Entry:
-        assert param.grad is not None
-        layers, state = self._layers[param], self.state[param]
-        if "step" not in state or not state.keys() >= set(direction.state_names()):
-            # At the first step, or after an option was changed that asks for more, such as amsgrad.
-            state.update({k: v for k, v in self._initial_state(param, direction).items() if k not in state})
-        decay = group["weight_decay"]
-        decoupled = group["decoupled_weight_decay"]
-        return Entry(
-            param=real(param),
-            grad=real(param.grad),
-            state=state,
-            layers=layers,
-            direction=direction,
+    def _group_options(self, group: Mapping[str, Any], index: int) -> GroupOptions:
+        """What a step needs of the options of a group, checked."""
+        direction, velocity = self._checked(group, index)
+        decay, decoupled = group["weight_decay"], bool(group["decoupled_weight_decay"])
+        return GroupOptions(
             lr=rate(group),
-            weight_decay=decay if decoupled and not layers.excluded else 0.0,
-            l2=0.0 if decoupled or layers.excluded else decay,
+            weight_decay=decay if decoupled else 0.0,
+            l2=0.0 if decoupled else decay,
             maximize=bool(group["maximize"]),
+            direction=direction,
             velocity=velocity,
-            undecayed=decay == 0,
+            undecayed=bool(decay == 0),
         )
 
     # State
@@ -303,7 +290,7 @@ class Layerwise(Optimizer):
 
         ``device`` "meta" gives its shapes, dtypes and strides without memory.
         """
-        w = torch.empty_like(real(param), dtype=compute_dtype(param.dtype), device=device)
+        w = torch.empty_like(real(param), dtype=moment_dtype(param.dtype, self._settings.state_dtype), device=device)
         layers = self._layers[param]
         shape = layers.broadcast_shape(w.shape)
         one = torch.ones(shape, dtype=torch.float64, device=w.device)
@@ -356,6 +343,7 @@ class Layerwise(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._keeper = PlanKeeper()
         for group in self.param_groups:
             for key in self.defaults.keys() - {"differentiable"}:  # which torch adds while unpickling
                 group.setdefault(key, self.defaults[key])

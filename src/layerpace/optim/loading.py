@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerpace.optim.support import step_device
-from layerpace.precision import compute_dtype
+from layerpace.precision import compute_dtype, moment_dtype
 
 if TYPE_CHECKING:
     from layerpace.optim.base import Layerwise
@@ -60,7 +60,10 @@ def expected_shape(param: Tensor) -> torch.Size:
 
 
 def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
-    """Put saved state into the optimizer in the dtype, device and memory layout that its parameters compute with."""
+    """Put saved state into the optimizer in the dtype, device and memory layout that it keeps for its parameters.
+
+    Moments saved in float32 are rounded to nearest where they are kept in bfloat16: loading needs no random numbers.
+    """
     for param, _, saved, expected in _saved(optimizer, state_dict):
         working = compute_dtype(param.dtype)
         state = optimizer.state[param]
@@ -73,7 +76,8 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
             elif name in expected:
                 state[name] = torch.empty_like(expected[name], device=param.device).copy_(value)
             elif name in LATER:
-                state[name] = value.detach().to(param.device, working, copy=True)
+                dtype = working if name == "master" else moment_dtype(param.dtype, optimizer._settings.state_dtype)
+                state[name] = value.detach().to(param.device, dtype, copy=True)
         if param.dtype == working or optimizer._settings.low_precision != "master":
             state.pop("master", None)
 

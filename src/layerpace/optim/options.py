@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from layerpace import directions, rules
+from layerpace.entries import Settings
 from layerpace.layers import Exclude, Segments, is_vector
 from layerpace.rules import Rule
-from layerpace.step import Settings
 
 Copied = TypeVar("Copied", bound=Optimizer)
 
@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     segments: Mapping[str, Segments] | None
     min_rms: float
     low_precision: str
+    state_dtype: str
     nonfinite: str
     max_grad_norm: float | None
     backend: str

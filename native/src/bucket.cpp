@@ -1,0 +1,446 @@
+#include "bucket.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "threads.hpp"
+
+namespace layerpace {
+
+namespace {
+
+// The sums of a layer are those of its chunks, added in their order: the same bits for any number of threads.
+constexpr int64_t CHUNK = 1 << 14;
+// Layers smaller than this share a task, so that taking a task costs nothing beside it.
+constexpr int64_t SHARED_TASK = 1 << 14;
+
+constexpr int64_t HEAD = 256;  // entries
+
+constexpr double LARGEST_FLOAT = 3.4028234663852886e38, LARGEST_DOUBLE = 1.7976931348623157e308;
+
+// A layer of so many bytes stays in one core's cache from the first pass to the second.
+int64_t cached_bytes() {
+  static const int64_t bytes = [] {
+    int64_t size = -1;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return (size > 0 ? size : int64_t{512} << 10) * 3 / 4;
+  }();
+  return bytes;
+}
+
+Storage storage_of(const dlpack::DataType &type, const char *what) {
+  const bool complex = type.code == dlpack::kComplex;
+  const int bits = complex ? type.bits / 2 : type.bits;
+  if (type.code == dlpack::kBfloat && bits == 16) return Storage::bf16;
+  if ((type.code == dlpack::kFloat || complex) && bits == 64) return Storage::f64;
+  if ((type.code == dlpack::kFloat || complex) && bits == 32) return Storage::f32;
+  if (type.code == dlpack::kFloat && bits == 16) return Storage::f16;
+  throw std::invalid_argument(std::string("no kernel for the dtype of ") + what);
+}
+
+uint64_t mix64(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+std::vector<const Kernels *> supported() {
+  std::vector<const Kernels *> out{&kernels_baseline};
+#ifdef LP_X86
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    out.push_back(&kernels_avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      out.push_back(&kernels_avx512);
+    }
+  }
+#endif
+  return out;
+}
+
+std::atomic<const Kernels *> chosen{nullptr};
+
+// Memory of the calling thread, kept for its next layers.
+char *scratch(int64_t size) {
+  static thread_local std::vector<char> memory;
+  if (static_cast<int64_t>(memory.size()) < size) memory.resize(static_cast<size_t>(size));
+  return memory.data();
+}
+
+}  // namespace
+
+const Kernels &kernels() {
+  const Kernels *found = chosen.load();
+  if (!found) chosen.store(found = supported().back());
+  return *found;
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels *set : supported()) names.push_back(set->name);
+  return names;
+}
+
+void use_instruction_set(const std::string &name) {
+  for (const Kernels *set : supported()) {
+    if (set->name == name) {
+      chosen.store(set);
+      return;
+    }
+  }
+  throw std::invalid_argument("this machine does not have the instruction set " + name);
+}
+
+Bucket::Bucket(const Watch &watch, std::vector<std::string> states, const std::string &direction_memory,
+               const std::string &rule_memory, const std::vector<std::vector<int64_t>> &sizes)
+    : watch_(watch), velocity_(watch.state_index("velocity")), master_(watch.state_index("master")) {
+  auto index = [&](const std::string &name) {
+    int at = watch.state_index(name);
+    if (at < 0) throw std::invalid_argument("the state " + name + " is not watched");
+    return at;
+  };
+  for (const auto &name : states) states_.push_back(index(name));
+  const int of_direction = direction_memory.empty() ? -1 : index(direction_memory);
+  const int of_rule = rule_memory.empty() ? -1 : index(rule_memory);
+  if (watch.size() == 0 || sizes.size() != watch.size()) throw std::invalid_argument("no parameters, or no sizes");
+
+  param_storage_ = storage_of(watch.param(0).dtype, "a parameter");
+  std::vector<int> moments = states_;
+  if (velocity_ >= 0) moments.push_back(velocity_);
+  const bool wide = param_storage_ == Storage::f64;
+  working_bytes_ = wide ? 8 : 4;
+  moment_storage_ = moments.empty() ? (wide ? Storage::f64 : Storage::f32)
+                                    : storage_of(watch.state(0, moments[0]).dtype, "a moment");
+  entry_bytes_ = 2 * bytes(param_storage_) + static_cast<int64_t>(moments.size()) * bytes(moment_storage_) +
+                 (master_ >= 0 ? 4 : 0) + working_bytes_;
+
+  size_t chunks = 0;
+  for (size_t i = 0; i < watch.size(); ++i) {
+    const Description &param = watch.param(i);
+    const int64_t reals = param.dtype.code == dlpack::kComplex ? 2 : 1, numel = param.numel() * reals;
+    auto check = [&](const Description &other, Storage storage, const char *what) {
+      const int64_t own = other.numel() * (other.dtype.code == dlpack::kComplex ? 2 : 1);
+      if (storage_of(other.dtype, what) != storage || own != numel || other.device.type != dlpack::kCPU) {
+        throw std::invalid_argument(std::string("no kernel for the dtype or shape of ") + what);
+      }
+    };
+    check(param, param_storage_, "a parameter");
+    check(watch.grad(i), param_storage_, "a gradient");
+    for (int moment : moments) check(watch.state(i, moment), moment_storage_, "a moment");
+    if (master_ >= 0) check(watch.state(i, master_), Storage::f32, "a master copy");
+    auto check_numbers = [&](int state, int64_t count) {
+      const Description &numbers = watch.state(i, state);
+      if (numbers.dtype.code != dlpack::kFloat || numbers.dtype.bits != 64 || numbers.numel() != count ||
+          numbers.device.type != dlpack::kCPU) {
+        throw std::invalid_argument("a number of each layer is not float64, or of another shape");
+      }
+    };
+    const std::vector<int64_t> &rows = sizes[i];
+    if (of_direction >= 0) check_numbers(of_direction, rows.empty() ? 1 : param.shape[0]);
+    if (of_rule >= 0) check_numbers(of_rule, rows.empty() ? 1 : static_cast<int64_t>(rows.size()));
+    const int64_t row = rows.empty() ? numel : numel / std::max<int64_t>(1, param.shape[0]);
+    int64_t first = 0, first_row = 0;
+    for (size_t part = 0; part < std::max<size_t>(1, rows.size()); ++part) {
+      Layer layer{};
+      layer.param = i, layer.first = first, layer.n = rows.empty() ? numel : rows[part] * row;
+      layer.chunk = chunks, layer.chunks = static_cast<size_t>((layer.n + CHUNK - 1) / CHUNK);
+      layer.memory_rows = rows.empty() ? 1 : rows[part];
+      if (of_direction >= 0) {
+        layer.direction_memory = static_cast<double *>(watch.state(i, of_direction).data) + first_row;
+      }
+      if (of_rule >= 0) layer.rule_memory = static_cast<double *>(watch.state(i, of_rule).data) + part;
+      chunks += layer.chunks, first += layer.n, first_row += layer.memory_rows;
+      layers_.push_back(layer);
+    }
+    if (first != numel) throw std::invalid_argument("the layers of a parameter are not all of it");
+  }
+  check_apart(moments);
+  partial_.resize(chunks * COLUMN_COUNT);
+  row_.resize(layers_.size() * COLUMN_COUNT);
+  progress_.reset(new Progress[layers_.size()]);
+}
+
+// Layers are moved in no fixed order: memory that two tensors share would depend on it.
+void Bucket::check_apart(const std::vector<int> &moments) const {
+  std::vector<std::pair<uintptr_t, uintptr_t>> ranges;
+  auto note = [&](const Description &tensor) {
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.data);
+    const auto size = static_cast<uintptr_t>(tensor.numel() * tensor.dtype.bits / 8);
+    if (size) ranges.emplace_back(begin, begin + size);
+  };
+  for (size_t i = 0; i < watch_.size(); ++i) {
+    note(watch_.param(i));
+    for (int moment : moments) note(watch_.state(i, moment));
+    if (master_ >= 0) note(watch_.state(i, master_));
+  }
+  std::sort(ranges.begin(), ranges.end());
+  for (size_t i = 1; i < ranges.size(); ++i) {
+    if (ranges[i].first < ranges[i - 1].second) throw std::invalid_argument("tensors share memory");
+  }
+}
+
+void Bucket::begin(const Request &request) {
+  request_ = &request;
+  job.param = param_storage_, job.moment = moment_storage_;
+  job.columns = 0;
+  for (int column : request.columns) job.columns |= 1u << column;
+}
+
+// The constants of the direction: one set for all layers, unless their step counts or their memories differ.
+void Bucket::prepare_constants() {
+  const Vectors &vectors = request_->vectors;
+  std::vector<double> options(request_->options);
+  options.resize(CONSTANTS);
+  constants_by_layer_ = vectors.t || layers_[0].direction_memory;
+  constants_.resize(constants_by_layer_ ? layers_.size() * CONSTANTS : CONSTANTS);
+  for (size_t layer = 0; layer < (constants_by_layer_ ? layers_.size() : 1); ++layer) {
+    if (constants_by_layer_ && held_back(layer)) continue;
+    double *memory = layers_[layer].direction_memory;
+    kernels().prepare(job.direction, options.data(), vectors.t ? vectors.t[layer] : request_->t, memory,
+                      &constants_[layer * CONSTANTS]);
+    for (int64_t row = 1; memory && row < layers_[layer].memory_rows; ++row) memory[row] = memory[0];
+  }
+}
+
+void Bucket::gradient_sums(const Request &request) {
+  begin(request);
+  rule = Rule{};
+  sums_ = kernels().gradient;
+  run(1);
+  write_table();
+}
+
+void Bucket::accumulate(const Request &request) {
+  begin(request);
+  rule = Rule{};
+  prepare_constants();
+  sums_ = kernels().first;
+  run(1);
+  write_table();
+}
+
+void Bucket::apply(const Request &request) {
+  begin(request);
+  rule = Rule{};
+  const Vectors &vectors = request.vectors;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    progress_[layer].coefficients = {vectors.c ? vectors.c[layer] : 0.0, vectors.b[layer],
+                                     vectors.lr ? vectors.lr[layer] : 1.0};
+  }
+  run(2);
+}
+
+void Bucket::step(const Request &request) {
+  begin(request);
+  prepare_constants();
+  sums_ = kernels().first;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    if (one_pass(layer)) decide_layer(layer);
+  }
+  run(3);
+  write_table();
+}
+
+void Bucket::write_table() const {
+  const auto &columns = request_->columns;
+  double *out = request_->vectors.table;
+  for (size_t layer = 0; out && layer < layers_.size(); ++layer) {
+    for (int column : columns) *out++ = row_[layer * COLUMN_COUNT + column];
+  }
+}
+
+Piece Bucket::piece(const Layer &layer, size_t chunk) const {
+  const int64_t skipped = static_cast<int64_t>(chunk) * CHUNK, first = layer.first + skipped;
+  auto at = [first](const Description &tensor, Storage storage) {
+    return static_cast<void *>(static_cast<char *>(tensor.data) + first * bytes(storage));
+  };
+  Piece out{};
+  out.w = at(watch_.param(layer.param), param_storage_);
+  out.g = at(watch_.grad(layer.param), param_storage_);
+  for (size_t j = 0; j < states_.size(); ++j) out.s[j] = at(watch_.state(layer.param, states_[j]), moment_storage_);
+  if (velocity_ >= 0) out.v = at(watch_.state(layer.param, velocity_), moment_storage_);
+  if (master_ >= 0) out.master = static_cast<float *>(at(watch_.state(layer.param, master_), Storage::f32));
+  out.n = std::min(CHUNK, layer.n - skipped);
+  const size_t index = static_cast<size_t>(&layer - layers_.data());
+  out.constants = constants_.data() + (constants_by_layer_ ? index * CONSTANTS : 0);
+  out.key = mix64(request_->seed + layer.param);
+  out.first = static_cast<uint64_t>(first);
+  return out;
+}
+
+bool Bucket::one_pass(size_t layer) const {
+  return rule.id == RuleId::identity || (request_->vectors.excluded && request_->vectors.excluded[layer]);
+}
+
+// Whether a layer that stays in the cache keeps u from the first pass to the second. The gradient is a u that is there
+// already; AdaDelta must make it again; and of narrow moments another u is made than was before they were rounded,
+// which must not depend on the size of a cache.
+bool Bucket::keeps_u() const {
+  return job.direction != kSGD && job.direction != kAdaDelta && bytes(moment_storage_) == working_bytes_;
+}
+
+void Bucket::sum_chunk(size_t layer, size_t chunk) {
+  sums_(job, piece(layers_[layer], chunk), &partial_[(layers_[layer].chunk + chunk) * COLUMN_COUNT]);
+}
+
+void Bucket::finish_sums(size_t layer) {
+  double *row = &row_[layer * COLUMN_COUNT];
+  for (size_t chunk = 0; chunk < layers_[layer].chunks; ++chunk) {
+    const double *part = &partial_[(layers_[layer].chunk + chunk) * COLUMN_COUNT];
+    for (int column = 0; column < COLUMN_COUNT; ++column) {
+      if (job.columns >> column & 1) row[column] += part[column];
+    }
+  }
+}
+
+void Bucket::decide_layer(size_t layer) {
+  const Vectors &vectors = request_->vectors;
+  LayerFacts facts{};
+  facts.n = static_cast<double>(layers_[layer].n);
+  facts.lr = vectors.lr[layer], facts.weight_decay = vectors.weight_decay[layer];
+  facts.undecayed = vectors.undecayed && vectors.undecayed[layer];
+  facts.excluded = vectors.excluded && vectors.excluded[layer];
+  facts.first = (vectors.t ? vectors.t[layer] : request_->t) == 1;
+  facts.memory = layers_[layer].rule_memory;
+  const Decision found = decide(&row_[layer * COLUMN_COUNT], facts, rule);
+  vectors.c[layer] = found.c, vectors.b[layer] = found.b, vectors.ratio[layer] = found.ratio;
+  Coefficients out{found.c, found.b, 1.0};
+  if (request_->lr_outside) out = {found.ratio * facts.weight_decay, found.ratio, facts.lr};
+  const double largest = param_storage_ == Storage::f64 ? LARGEST_DOUBLE : LARGEST_FLOAT;
+  if (out.b > largest) out.b = largest;
+  progress_[layer].coefficients = out;
+}
+
+// The first entries of a layer, which the kernels' own prefetches come too late for.
+void Bucket::prefetch_head(size_t layer) const {
+  const Piece head = piece(layers_[layer], 0);
+  auto fetch = [&](const void *tensor, Storage storage) {
+    const char *at = static_cast<const char *>(tensor);
+    const int64_t size = std::min<int64_t>(head.n, HEAD) * bytes(storage);
+    for (int64_t offset = 0; offset < size; offset += 64) __builtin_prefetch(at + offset);
+  };
+  fetch(head.g, param_storage_);
+  for (size_t j = 0; j < states_.size(); ++j) fetch(head.s[j], moment_storage_);
+  fetch(head.w, param_storage_);
+  if (velocity_ >= 0) fetch(head.v, moment_storage_);
+}
+
+void Bucket::whole_layer(size_t layer) {
+  if (held_back(layer)) return;
+  const Layer &own = layers_[layer];
+  if (one_pass(layer)) {
+    for (size_t chunk = 0; chunk < own.chunks; ++chunk) {
+      kernels().whole(job, piece(own, chunk), progress_[layer].coefficients,
+                      &partial_[(own.chunk + chunk) * COLUMN_COUNT]);
+    }
+    finish_sums(layer);
+    return;
+  }
+  char *kept = keeps_u() ? scratch(static_cast<int64_t>(own.chunks) * CHUNK * working_bytes_) : nullptr;
+  auto part = [&](size_t chunk) {
+    Piece out = piece(own, chunk);
+    if (kept) out.kept = kept + static_cast<int64_t>(chunk) * CHUNK * working_bytes_;
+    return out;
+  };
+  for (size_t chunk = 0; chunk < own.chunks; ++chunk) {
+    sums_(job, part(chunk), &partial_[(own.chunk + chunk) * COLUMN_COUNT]);
+  }
+  finish_sums(layer);
+  decide_layer(layer);
+  for (size_t chunk = own.chunks; chunk-- > 0;) {
+    kernels().second(job, part(chunk), progress_[layer].coefficients);
+  }
+}
+
+void Bucket::perform(const Task &task) {
+  if (task.kind == Task::all) {
+    for (size_t layer = task.layer; layer < task.end; ++layer) {
+      if (layer + 1 < task.end) prefetch_head(layer + 1);
+      whole_layer(layer);
+    }
+    return;
+  }
+  Progress &progress = progress_[task.layer];
+  const Layer &own = layers_[task.layer];
+  const bool steps = !held_back(task.layer), together = rule.id != RuleId::none;
+  if (task.kind == Task::first) {
+    if (steps) {
+      if (together && one_pass(task.layer)) {
+        for (size_t chunk = task.chunk; chunk < task.chunk_end; ++chunk) {
+          kernels().whole(job, piece(own, chunk), progress.coefficients,
+                          &partial_[(own.chunk + chunk) * COLUMN_COUNT]);
+        }
+      } else {
+        for (size_t chunk = task.chunk; chunk < task.chunk_end; ++chunk) sum_chunk(task.layer, chunk);
+      }
+    }
+    const auto done = static_cast<int64_t>(task.chunk_end - task.chunk);
+    if (progress.left.fetch_sub(done, std::memory_order_acq_rel) == done) {
+      if (steps) {
+        finish_sums(task.layer);
+        if (together && !one_pass(task.layer)) decide_layer(task.layer);
+      }
+      progress.decided.store(true, std::memory_order_release);
+    }
+    return;
+  }
+  if (!steps || (together && one_pass(task.layer))) return;
+  if (together) {
+    for (int turn = 0; !progress.decided.load(std::memory_order_acquire); ++turn) pause_briefly(turn);
+  }
+  // Backwards: the end of the layer was read last, and is the part that a cache still has.
+  for (size_t chunk = task.chunk_end; chunk-- > task.chunk;) {
+    kernels().second(job, piece(own, chunk), progress.coefficients);
+  }
+}
+
+// Large layers first, cut into chunks; then small ones, several to a task, which even out the threads' ends.
+std::vector<Bucket::Task> Bucket::plan(bool first, bool second) const {
+  std::vector<Task> tasks;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const Layer &own = layers_[layer];
+    if (first && second && own.n * entry_bytes_ <= cached_bytes()) continue;
+    if (first) {
+      for (size_t chunk = 0; chunk < own.chunks; ++chunk) tasks.push_back({Task::first, layer, 0, chunk, chunk + 1});
+    }
+    if (second) {
+      for (size_t chunk = own.chunks; chunk-- > 0;) tasks.push_back({Task::second, layer, 0, chunk, chunk + 1});
+    }
+  }
+  if (first && second) {
+    size_t begin = 0;
+    int64_t entries = 0;
+    auto close = [&](size_t end) {
+      if (end > begin) tasks.push_back({Task::all, begin, end, 0, 0});
+      begin = end, entries = 0;
+    };
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      if (layers_[layer].n * entry_bytes_ > cached_bytes()) {
+        close(layer);
+        begin = layer + 1;
+      } else if ((entries += layers_[layer].n) >= SHARED_TASK) {
+        close(layer + 1);
+      }
+    }
+    close(layers_.size());
+  }
+  return tasks;
+}
+
+void Bucket::run(int passes) {
+  std::vector<Task> &tasks = tasks_[passes];
+  if (tasks.empty()) tasks = plan(passes & 1, passes & 2);
+  std::fill(row_.begin(), row_.end(), 0.0);
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    progress_[layer].left.store(static_cast<int64_t>(layers_[layer].chunks), std::memory_order_relaxed);
+    progress_[layer].decided.store(false, std::memory_order_relaxed);
+  }
+  run_tasks(tasks.size(), request_->threads, [&](size_t i) { perform(tasks[i]); });
+}
+
+}  // namespace layerpace

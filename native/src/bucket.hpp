@@ -1,0 +1,105 @@
+// A bucket of parameters that share every option, and its step: accumulate, rule, apply.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "job.hpp"
+#include "rules.hpp"
+#include "watch.hpp"
+
+namespace layerpace {
+
+// The numbers of a step, one a layer: float64 and bool vectors that Python holds; null: absent.
+struct Vectors {
+  const double *t = nullptr, *lr = nullptr, *weight_decay = nullptr;
+  const bool *ok = nullptr, *undecayed = nullptr, *excluded = nullptr;
+  double *c = nullptr, *b = nullptr, *ratio = nullptr;
+  double *table = nullptr;  // [layers, columns]
+};
+
+struct Request {
+  std::vector<double> options;  // of the direction
+  double t = 0;                 // number of the step, where vectors.t is absent
+  std::vector<int> columns;     // of the table
+  Vectors vectors;
+  uint64_t seed = 0;
+  int threads = 1;
+  bool lr_outside = false;  // of the velocity: lr multiplies what is subtracted
+};
+
+class Bucket {
+ public:
+  // states: names of the direction's moments; direction_memory, rule_memory: of their number a layer, or "".
+  // sizes: for each parameter the entries of dimension 0 in each layer; empty: the parameter is one layer.
+  Bucket(const Watch &watch, std::vector<std::string> states, const std::string &direction_memory,
+         const std::string &rule_memory, const std::vector<std::vector<int64_t>> &sizes);
+
+  Job job;    // options; set anew before each step
+  Rule rule;  // of `step`
+
+  void gradient_sums(const Request &request);
+  void accumulate(const Request &request);
+  void apply(const Request &request);
+  void step(const Request &request);  // all of it, a layer after the other while it is in the cache
+
+  size_t layers() const { return layers_.size(); }
+
+ private:
+  struct Layer {
+    size_t param;
+    int64_t first, n;           // entries of the parameter
+    size_t chunk, chunks;       // its partial sums
+    double *direction_memory, *rule_memory;
+    int64_t memory_rows;        // direction_memory is repeated so often
+  };
+  // What threads tell each other of a layer.
+  struct Progress {
+    std::atomic<int64_t> left{0};
+    std::atomic<bool> decided{false};
+    Coefficients coefficients;
+  };
+  struct Task {
+    enum Kind { all, first, second } kind;
+    size_t layer, end;  // all: layers [layer, end)
+    size_t chunk, chunk_end;
+  };
+
+  void check_apart(const std::vector<int> &moments) const;
+  void begin(const Request &request);
+  Piece piece(const Layer &layer, size_t chunk) const;
+  bool held_back(size_t layer) const { return request_->vectors.ok && !request_->vectors.ok[layer]; }
+  bool one_pass(size_t layer) const;
+  bool keeps_u() const;
+  void sum_chunk(size_t layer, size_t chunk);
+  void finish_sums(size_t layer);
+  void decide_layer(size_t layer);
+  void prefetch_head(size_t layer) const;
+  void whole_layer(size_t layer);
+  void perform(const Task &task);
+  void prepare_constants();
+  void write_table() const;
+  std::vector<Task> plan(bool first, bool second) const;
+  void run(int passes);  // 1: the first, 2: the second, 3: both
+
+  const Watch &watch_;
+  std::vector<int> states_;
+  int velocity_, master_;
+  Storage param_storage_, moment_storage_;
+  int64_t entry_bytes_, working_bytes_;
+  std::vector<Layer> layers_;
+  std::vector<double> partial_, row_, constants_;
+  std::unique_ptr<Progress[]> progress_;
+  std::vector<Task> tasks_[4];  // by the passes they make
+  bool constants_by_layer_ = false;
+  const Request *request_ = nullptr;
+  void (*sums_)(const Job &, const Piece &, double *) = nullptr;
+};
+
+const Kernels &kernels();                     // of the instruction set in use
+std::vector<std::string> instruction_sets();  // that this machine has, the best last
+void use_instruction_set(const std::string &name);
+
+}  // namespace layerpace

@@ -1,0 +1,340 @@
+// Directions: g, state -> u; the equations of layerpace.directions, in their order.
+//
+// A policy has up to three moments s. `first` advances them and returns u; `again` returns the same u from what `first`
+// left, so that the second pass over a layer needs no memory for u. `prepare` turns the options and the number of the
+// step, t, into the constants of the loop; it runs once a layer. Where a denominator is written as
+// sqrt(v + inside) + outside, one of both is eps and the other zero, which changes no bit.
+#pragma once
+
+#include "pack.hpp"
+
+namespace layerpace::LP_ISA {
+
+constexpr int MAX_STATES = 3;
+constexpr int MAX_CONSTANTS = 8;
+
+// What a policy says of itself; a policy overrides what differs.
+struct Defaults {
+  static constexpr int states = 0;
+  static constexpr bool again_reads_gradient = false;
+  static constexpr unsigned again_reads = 0;   // a bit a moment
+  static constexpr unsigned again_writes = 0;  // likewise
+};
+
+struct SGD : Defaults {
+  static constexpr bool again_reads_gradient = true;
+  static void prepare(const double *, double, double *, double *) {}
+  template <class V>
+  LP_INLINE V first(const V &g, V *, const V *) {
+    return g;
+  }
+  template <class V>
+  LP_INLINE V again(const V &g, V *, const V *) {
+    return g;
+  }
+};
+
+struct HeavyBall : Defaults {
+  static constexpr int states = 1;
+  static constexpr unsigned again_reads = 1;
+  static void prepare(const double *option, double t, double *, double *k) {
+    double momentum = option[0], dampening = option[1];
+    bool whole = t == 1 && dampening != 0;  // the first gradient enters whole
+    k[0] = whole ? 0.0 : momentum;
+    k[1] = whole ? 1.0 : 1.0 - dampening;
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    return s[0] = s[0] * k[0] + g * k[1];
+  }
+  template <class V>
+  LP_INLINE V again(const V &, V *s, const V *) {
+    return s[0];
+  }
+};
+
+struct Nesterov : Defaults {
+  static constexpr int states = 1;
+  static constexpr bool again_reads_gradient = true;
+  static constexpr unsigned again_reads = 1;
+  static void prepare(const double *option, double, double *, double *k) { k[0] = option[0]; }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] * k[0] + g;
+    return again(g, s, k);
+  }
+  template <class V>
+  LP_INLINE V again(const V &g, V *s, const V *k) {
+    return s[0] * k[0] + g;
+  }
+};
+
+struct EMAMomentum : Defaults {
+  static constexpr int states = 1;
+  static constexpr unsigned again_reads = 1;
+  static void prepare(const double *option, double, double *, double *k) { k[0] = 1.0 - option[0]; }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    return s[0] = s[0] + (g - s[0]) * k[0];
+  }
+  template <class V>
+  LP_INLINE V again(const V &, V *s, const V *) {
+    return s[0];
+  }
+};
+
+struct AdaGrad : Defaults {
+  static constexpr int states = 1;
+  static constexpr bool again_reads_gradient = true;
+  static constexpr unsigned again_reads = 1;
+  static void prepare(const double *option, double t, double *, double *k) {
+    double lr_decay = option[0], eps = option[1];
+    bool inside = option[2] != 0;
+    k[0] = inside ? eps : 0.0;
+    k[1] = inside ? 0.0 : eps;
+    k[2] = 1.0 + (t - 1) * lr_decay;
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] + g * g;
+    return again(g, s, k);
+  }
+  template <class V>
+  LP_INLINE V again(const V &g, V *s, const V *k) {
+    return g / (sqrt(s[0] + k[0]) + k[1]) / k[2];
+  }
+};
+
+struct AdaDelta : Defaults {
+  static constexpr int states = 2;
+  static constexpr bool again_reads_gradient = true;
+  static constexpr unsigned again_reads = 3;
+  static constexpr unsigned again_writes = 2;  // d, which u is made of, waits for the second pass
+  static void prepare(const double *option, double, double *, double *k) {
+    k[0] = option[0], k[1] = 1.0 - option[0], k[2] = option[1];
+  }
+  template <class V>
+  LP_INLINE V direction(const V &g, V *s, const V *k) {
+    return sqrt(s[1] + k[2]) / sqrt(s[0] + k[2]) * g;
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] * k[0] + g * g * k[1];
+    return direction(g, s, k);
+  }
+  template <class V>
+  LP_INLINE V again(const V &g, V *s, const V *k) {
+    V u = direction(g, s, k);
+    s[1] = s[1] * k[0] + u * u * k[1];
+    return u;
+  }
+};
+
+template <bool Centered, bool Momentum>
+struct RMSProp : Defaults {
+  static constexpr int states = 1 + Centered + Momentum;
+  static constexpr bool again_reads_gradient = !Momentum;
+  static constexpr unsigned again_reads = Momentum ? 1u << (1 + Centered) : Centered ? 3u : 1u;
+  static void prepare(const double *option, double, double *, double *k) {
+    double alpha = option[0], eps = option[1], momentum = option[2];
+    bool inside = option[3] != 0;
+    k[0] = alpha, k[1] = 1.0 - alpha;
+    k[2] = inside ? eps : 0.0;
+    k[3] = inside ? 0.0 : eps;
+    k[4] = momentum;
+  }
+  template <class V>
+  LP_INLINE V scaled(const V &g, V *s, const V *k) {
+    V v = s[0];
+    if constexpr (Centered) v = v - s[1] * s[1];
+    return g / (sqrt(v + k[2]) + k[3]);
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] * k[0] + g * g * k[1];
+    if constexpr (Centered) s[1] = s[1] + (g - s[1]) * k[1];
+    V u = scaled(g, s, k);
+    if constexpr (Momentum) u = s[1 + Centered] = s[1 + Centered] * k[4] + u;
+    return u;
+  }
+  template <class V>
+  LP_INLINE V again(const V &g, V *s, const V *k) {
+    if constexpr (Momentum) {
+      return s[1 + Centered];
+    } else {
+      return scaled(g, s, k);
+    }
+  }
+};
+
+template <bool Largest>  // AMSGrad: the second moment never falls
+struct Adam : Defaults {
+  static constexpr int states = 2 + Largest;
+  static constexpr unsigned again_reads = Largest ? 5 : 3;
+  static void prepare(const double *option, double t, double *, double *k) {
+    double beta1 = option[0], beta2 = option[1], eps = option[2];
+    bool correct = option[3] != 0, average = option[4] != 0, inside = option[5] != 0;
+    k[0] = beta1, k[1] = average ? 1.0 - beta1 : 1.0;
+    k[2] = beta2, k[3] = 1.0 - beta2;
+    k[4] = correct ? 1.0 / (1.0 - __builtin_pow(beta1, t)) : 1.0;
+    k[5] = correct ? 1.0 / (1.0 - __builtin_pow(beta2, t)) : 1.0;
+    k[6] = inside ? eps : 0.0;
+    k[7] = inside ? 0.0 : eps;
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] * k[0] + g * k[1];
+    s[1] = s[1] * k[2] + g * g * k[3];
+    if constexpr (Largest) s[2] = maximum(s[2], s[1]);
+    return again(g, s, k);
+  }
+  template <class V>
+  LP_INLINE V again(const V &, V *s, const V *k) {
+    return s[0] * k[4] / (sqrt(s[Largest ? 2 : 1] * k[5] + k[6]) + k[7]);
+  }
+};
+
+struct AdaMax : Defaults {
+  static constexpr int states = 2;
+  static constexpr unsigned again_reads = 3;
+  static void prepare(const double *option, double t, double *, double *k) {
+    k[0] = 1.0 - option[0], k[1] = option[1], k[2] = option[2];
+    k[3] = 1.0 / (1.0 - __builtin_pow(option[0], t));
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] + (g - s[0]) * k[0];
+    s[1] = maximum(s[1] * k[1], abs(g) + k[2]);
+    return again(g, s, k);
+  }
+  template <class V>
+  LP_INLINE V again(const V &, V *s, const V *k) {
+    return s[0] * k[3] / s[1];
+  }
+};
+
+struct NAdam : Defaults {
+  static constexpr int states = 2;
+  static constexpr bool again_reads_gradient = true;
+  static constexpr unsigned again_reads = 3;
+  // memory: the product of mu_1 ... mu_t.
+  static void prepare(const double *option, double t, double *memory, double *k) {
+    double beta1 = option[0], beta2 = option[1], eps = option[2], psi = option[3];
+    double mu = beta1 * (1.0 - 0.5 * __builtin_pow(0.96, t * psi));
+    double next = beta1 * (1.0 - 0.5 * __builtin_pow(0.96, (t + 1) * psi));
+    double product = *memory *= mu;
+    k[0] = 1.0 - beta1, k[1] = beta2, k[2] = 1.0 - beta2;
+    k[3] = (1.0 - mu) / (1.0 - product);
+    k[4] = next / (1.0 - product * next);
+    k[5] = 1.0 / (1.0 - __builtin_pow(beta2, t));
+    k[6] = eps;
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] + (g - s[0]) * k[0];
+    s[1] = s[1] * k[1] + g * g * k[2];
+    return again(g, s, k);
+  }
+  template <class V>
+  LP_INLINE V again(const V &g, V *s, const V *k) {
+    return (g * k[3] + s[0] * k[4]) / (sqrt(s[1] * k[5]) + k[6]);
+  }
+};
+
+struct RAdam : Defaults {
+  static constexpr int states = 2;
+  static constexpr unsigned again_reads = 3;
+  static void prepare(const double *option, double t, double *, double *k) {
+    double beta1 = option[0], beta2 = option[1], eps = option[2], threshold = option[3];
+    double decay = __builtin_pow(beta2, t), end = 2.0 / (1.0 - beta2) - 1.0;
+    double rho = end - 2.0 * t * decay / (1.0 - decay);
+    bool adaptive = rho > threshold;
+    double r = (rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho);
+    k[0] = 1.0 - beta1, k[1] = beta2, k[2] = 1.0 - beta2;
+    k[3] = 1.0 / (1.0 - __builtin_pow(beta1, t));
+    if (adaptive) k[3] *= __builtin_sqrt(__builtin_fmax(r, 0.0)) * __builtin_sqrt(1.0 - decay);
+    k[4] = adaptive;
+    k[5] = eps;
+  }
+  template <class V>
+  LP_INLINE V first(const V &g, V *s, const V *k) {
+    s[0] = s[0] + (g - s[0]) * k[0];
+    s[1] = s[1] * k[1] + g * g * k[2];
+    return again(g, s, k);
+  }
+  template <class V>
+  LP_INLINE V again(const V &, V *s, const V *k) {
+    V u = s[0] * k[3];
+    return where_zero(k[4], u, u / (sqrt(s[1]) + k[5]));
+  }
+};
+
+// A loop over n entries, n a multiple of LANES. g, s and u may be memory of the user's or buffers.
+constexpr int AHEAD = 256;  // entries that a prefetch runs before a load
+
+template <class T, class Policy, bool Again>
+void run_direction(int64_t n, const T *g, T *const *s, T *u, const double *constants) {
+  using V = Vec<T>;
+  constexpr unsigned all_states = (1u << Policy::states) - 1;
+  constexpr unsigned reads = Again ? Policy::again_reads : all_states;
+  constexpr unsigned writes = Again ? Policy::again_writes : all_states & ~Policy::again_writes;
+  V k[MAX_CONSTANTS];
+  for (int j = 0; j < MAX_CONSTANTS; ++j) k[j] = all<T>(constants[j]);
+  for (int64_t i = 0; i < n; i += LANES) {
+    V moment[MAX_STATES];
+    for (int j = 0; j < Policy::states; ++j) {
+      if (reads >> j & 1) {
+        __builtin_prefetch(s[j] + i + AHEAD, writes >> j & 1);
+        moment[j] = load(s[j] + i);
+      }
+    }
+    V gradient;
+    if constexpr (!Again || Policy::again_reads_gradient) {
+      __builtin_prefetch(g + i + AHEAD);
+      gradient = load(g + i);
+    }
+    V out = Again ? Policy::again(gradient, moment, k) : Policy::first(gradient, moment, k);
+    for (int j = 0; j < Policy::states; ++j) {
+      if (writes >> j & 1) store(s[j] + i, moment[j]);
+    }
+    store(u + i, out);
+  }
+}
+
+template <class T>
+struct Direction {
+  void (*first)(int64_t n, const T *g, T *const *s, T *u, const double *constants);
+  void (*again)(int64_t n, const T *g, T *const *s, T *u, const double *constants);
+  void (*prepare)(const double *options, double t, double *memory, double *constants);
+  int states;
+  bool again_reads_gradient;
+  unsigned again_reads, again_writes;
+};
+
+template <class T, class Policy>
+constexpr Direction<T> direction() {
+  return {run_direction<T, Policy, false>,      run_direction<T, Policy, true>, Policy::prepare,     Policy::states,
+          Policy::again_reads_gradient, Policy::again_reads,            Policy::again_writes};
+}
+
+// In the order of DirectionId in job.hpp.
+template <class T>
+inline constexpr Direction<T> DIRECTIONS[] = {
+    direction<T, SGD>(),
+    direction<T, HeavyBall>(),
+    direction<T, Nesterov>(),
+    direction<T, EMAMomentum>(),
+    direction<T, AdaGrad>(),
+    direction<T, AdaDelta>(),
+    direction<T, RMSProp<false, false>>(),
+    direction<T, RMSProp<true, false>>(),
+    direction<T, RMSProp<false, true>>(),
+    direction<T, RMSProp<true, true>>(),
+    direction<T, Adam<false>>(),
+    direction<T, Adam<true>>(),
+    direction<T, AdaMax>(),
+    direction<T, NAdam>(),
+    direction<T, RAdam>(),
+};
+
+}  // namespace layerpace::LP_ISA

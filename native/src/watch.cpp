@@ -1,0 +1,323 @@
+#include "watch.hpp"
+
+#include <nanobind/stl/string.h>
+
+#if __has_include(<dlfcn.h>)
+#include <dlfcn.h>
+#define LP_HAS_DLFCN
+#endif
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace layerpace {
+
+namespace {
+
+// torch/csrc/inductor/aoti_torch/c/shim.h, as far as it is used here; each function returns 0 for success.
+struct Shim {
+  int32_t (*data)(void *, void **) = nullptr;
+  int32_t (*dtype)(void *, int32_t *) = nullptr;
+  int32_t (*dim)(void *, int64_t *) = nullptr;
+  int32_t (*sizes)(void *, int64_t **) = nullptr;
+  int32_t (*strides)(void *, int64_t **) = nullptr;
+  int32_t (*release)(void *) = nullptr;
+  nb::object open;  // list of tensors -> list of capsules of handles; null where torch has no such function
+
+  Shim() {
+#ifdef LP_HAS_DLFCN
+    void *library = dlopen("libtorch_cpu.so", RTLD_NOLOAD | RTLD_LAZY);
+    if (!library) return;
+    auto find = [library](const char *name, auto &function) {
+      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+      return function != nullptr;
+    };
+    if (!find("aoti_torch_get_data_ptr", data) || !find("aoti_torch_get_dtype", dtype) ||
+        !find("aoti_torch_get_dim", dim) || !find("aoti_torch_get_sizes", sizes) || !find("aoti_torch_get_strides", strides) ||
+        !find("aoti_torch_delete_tensor_object", release)) {
+      return;
+    }
+    nb::object c = nb::module_::import_("torch").attr("_C");
+    if (!nb::hasattr(c, "_aoti")) return;
+    nb::object aoti = c.attr("_aoti");
+    const char *name = "unsafe_alloc_void_ptrs_from_tensors";
+    if (nb::hasattr(aoti, name)) open = aoti.attr(name);
+#endif
+  }
+};
+
+const Shim &shim() {
+  static const Shim *instance = new Shim();
+  return *instance;
+}
+
+bool exchange_api_allowed = true;
+
+// torch's types and methods, looked up once. Never freed: they live as long as the interpreter.
+struct Torch {
+  PyTypeObject *tensor, *parameter;
+  const dlpack::ExchangeApi *api = nullptr;
+  PyObject *grad, *is_neg, *is_conj, *data_ptr, *shape, *stride, *dtype, *device, *type, *index;
+  struct Kind {
+    PyObject *dtype;
+    dlpack::DataType type;
+  };
+  std::vector<Kind> kinds;
+
+  Torch() {
+    nb::module_ torch = nb::module_::import_("torch");
+    tensor = reinterpret_cast<PyTypeObject *>(nb::object(torch.attr("Tensor")).release().ptr());
+    parameter = reinterpret_cast<PyTypeObject *>(
+        nb::object(torch.attr("nn").attr("Parameter")).release().ptr());
+    if (nb::hasattr(torch.attr("Tensor"), "__dlpack_c_exchange_api__")) {
+      nb::object capsule = torch.attr("Tensor").attr("__dlpack_c_exchange_api__");
+      void *pointer = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+      if (!pointer) PyErr_Clear();
+      auto *table = static_cast<const dlpack::ExchangeApi *>(pointer);
+      while (table && table->header.version.major != 1) {
+        table = reinterpret_cast<const dlpack::ExchangeApi *>(table->header.previous);
+      }
+      if (table && table->tensor_from_py_object_no_sync) api = table;
+    }
+    auto intern = [](const char *text) { return PyUnicode_InternFromString(text); };
+    grad = intern("grad"), is_neg = intern("is_neg"), is_conj = intern("is_conj"), data_ptr = intern("data_ptr");
+    shape = intern("shape"), stride = intern("stride"), dtype = intern("dtype"), device = intern("device");
+    type = intern("type"), index = intern("index");
+    auto kind = [&](const char *name, dlpack::TypeCode code, int bits) {
+      kinds.push_back({nb::object(torch.attr(name)).release().ptr(), {code, static_cast<uint8_t>(bits), 1}});
+    };
+    kind("float32", dlpack::kFloat, 32), kind("float64", dlpack::kFloat, 64), kind("float16", dlpack::kFloat, 16);
+    kind("bfloat16", dlpack::kBfloat, 16), kind("complex64", dlpack::kComplex, 64);
+    kind("complex128", dlpack::kComplex, 128), kind("bool", dlpack::kBool, 8);
+  }
+
+  bool is_tensor(PyObject *object) const { return Py_TYPE(object) == tensor || Py_TYPE(object) == parameter; }
+};
+
+const Torch &torch() {
+  static const Torch *instance = new Torch();
+  return *instance;
+}
+
+// One tensor through torch's exchange interface, or through its Python methods; views into `room` then.
+class Describer {
+ public:
+  // False: no plain dense tensor with an address.
+  bool operator()(PyObject *object, dlpack::Tensor &out) {
+    const Torch &t = torch();
+    if (!t.is_tensor(object)) return false;
+    if (t.api && exchange_api_allowed) {
+      if (t.api->tensor_from_py_object_no_sync(object, &out) != 0) {
+        PyErr_Clear();
+        return false;
+      }
+      out.data = static_cast<char *>(out.data) + out.byte_offset;
+      return true;
+    }
+    try {
+      nb::handle tensor(object);
+      nb::object dtype = tensor.attr(nb::handle(t.dtype));
+      const Torch::Kind *found = nullptr;
+      for (const auto &kind : t.kinds) {
+        if (kind.dtype == dtype.ptr()) found = &kind;
+      }
+      if (!found) return false;
+      nb::tuple shape(tensor.attr(nb::handle(t.shape)));
+      nb::tuple strides(tensor.attr(nb::handle(t.stride))());
+      room_.clear();
+      for (nb::handle n : shape) room_.push_back(nb::cast<int64_t>(n));
+      for (nb::handle n : strides) room_.push_back(nb::cast<int64_t>(n));
+      nb::object device = tensor.attr(nb::handle(t.device));
+      bool host = nb::cast<std::string>(device.attr(nb::handle(t.type))) == "cpu";
+      nb::object index = device.attr(nb::handle(t.index));
+      out.data = reinterpret_cast<void *>(nb::cast<uintptr_t>(tensor.attr(nb::handle(t.data_ptr))()));
+      out.device = {host ? dlpack::kCPU : 0, index.is_none() ? 0 : nb::cast<int32_t>(index)};
+      out.dtype = found->type;
+      out.ndim = static_cast<int32_t>(shape.size());
+      out.shape = room_.data();
+      out.strides = room_.data() + shape.size();
+      out.byte_offset = 0;
+      return true;
+    } catch (nb::python_error &) {  // sparse, meta, fake: no address
+      return false;
+    }
+  }
+
+ private:
+  std::vector<int64_t> room_;
+};
+
+bool flag(PyObject *tensor, PyObject *method) {
+  nb::object result = nb::steal(PyObject_CallMethodNoArgs(tensor, method));
+  if (!result.is_valid()) throw nb::python_error();
+  return result.ptr() == Py_True;
+}
+
+// A gradient whose memory does not hold its values: its sign or its imaginary part is flipped when it is read.
+bool lazily_transformed(PyObject *tensor, const dlpack::DataType &dtype) {
+  const Torch &t = torch();
+  return flag(tensor, t.is_neg) || (dtype.code == dlpack::kComplex && flag(tensor, t.is_conj));
+}
+
+Description keep(const dlpack::Tensor &tensor) {
+  Description out;
+  out.data = tensor.data;
+  out.device = tensor.device;
+  out.dtype = tensor.dtype;
+  out.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
+  out.strides.assign(tensor.strides, tensor.strides + tensor.ndim);
+  return out;
+}
+
+std::vector<Handle> open_handles(const std::vector<nb::object> &tensors) {
+  std::vector<Handle> out;
+  if (tensors.empty() || !exchange_api_allowed || !shim().open.is_valid()) return out;
+  nb::list list;
+  for (const auto &tensor : tensors) list.append(tensor);
+  nb::object capsules = shim().open(list);
+  out.reserve(tensors.size());
+  for (nb::handle capsule : capsules) {
+    void *tensor = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
+    if (!tensor) throw nb::python_error();
+    out.emplace_back(tensor);
+  }
+  return out;
+}
+
+}  // namespace
+
+Handle::Handle(void *tensor) : tensor_(tensor) {
+  if (shim().dtype(tensor_, &dtype_)) dtype_ = -1;
+}
+
+Handle::~Handle() {
+  if (tensor_) shim().release(tensor_);
+}
+
+bool Handle::is(const Description &known) const {
+  const Shim &torch = shim();
+  void *data;
+  int32_t dtype;
+  int64_t dim, *sizes, *strides;
+  if (torch.data(tensor_, &data) || torch.dtype(tensor_, &dtype) || torch.dim(tensor_, &dim)) return false;
+  if (data != known.data || dtype != dtype_) return false;
+  if (dim != static_cast<int64_t>(known.shape.size())) return false;
+  if (torch.sizes(tensor_, &sizes) || torch.strides(tensor_, &strides)) return false;
+  return std::equal(sizes, sizes + dim, known.shape.begin()) && std::equal(strides, strides + dim, known.strides.begin());
+}
+
+int64_t Description::numel() const {
+  int64_t n = 1;
+  for (int64_t size : shape) n *= size;
+  return n;
+}
+
+bool Description::same_kind(const dlpack::Tensor &other) const {
+  if (other.device.type != device.type || other.device.id != device.id || other.dtype.code != dtype.code ||
+      other.dtype.bits != dtype.bits || other.ndim != static_cast<int32_t>(shape.size())) {
+    return false;
+  }
+  for (size_t k = 0; k < shape.size(); ++k) {
+    if (other.shape[k] != shape[k] || other.strides[k] != strides[k]) return false;
+  }
+  return true;
+}
+
+void use_exchange_api(bool on) { exchange_api_allowed = on; }
+
+Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::string> names)
+    : names_(std::move(names)) {
+  size_t n = nb::len(params);
+  if (nb::len(grads) != n || nb::len(states) != n) throw std::invalid_argument("lists of different lengths");
+  for (const auto &name : names_) keys_.push_back(nb::steal(PyUnicode_InternFromString(name.c_str())));
+  Describer describe;
+  dlpack::Tensor tensor;
+  for (size_t i = 0; i < n; ++i) {
+    nb::object param(params[i]), grad(grads[i]), state(states[i]);
+    if (!describe(param.ptr(), tensor)) throw std::invalid_argument("a parameter is no plain dense tensor");
+    param_.push_back(keep(tensor));
+    if (!describe(grad.ptr(), tensor) || lazily_transformed(grad.ptr(), tensor.dtype)) {
+      throw std::invalid_argument("a gradient is no plain dense tensor");
+    }
+    grad_.push_back(keep(tensor));
+    if (!PyDict_CheckExact(state.ptr())) throw std::invalid_argument("a state is no dict");
+    for (const auto &key : keys_) {
+      PyObject *found = PyDict_GetItemWithError(state.ptr(), key.ptr());
+      if (!found && PyErr_Occurred()) throw nb::python_error();
+      if (!found || !describe(found, tensor)) throw std::invalid_argument("a state tensor is absent or not plain");
+      state_.push_back(keep(tensor));
+      state_tensors_.push_back(nb::borrow(found));
+    }
+    params_.push_back(std::move(param));
+    grads_.push_back(std::move(grad));
+    states_.push_back(std::move(state));
+  }
+  handles_ = open_handles(state_tensors_);
+}
+
+bool Watch::check() {
+  const Torch &t = torch();
+  Describer describe;
+  dlpack::Tensor tensor;
+  auto unchanged = [&](PyObject *object, const Description &known) {
+    return describe(object, tensor) && tensor.data == known.data && known.same_kind(tensor);
+  };
+  grads_.resize(params_.size());
+  for (size_t i = 0; i < params_.size(); ++i) {
+    PyObject *param = params_[i].ptr();
+    if (!unchanged(param, param_[i])) return false;
+    nb::object grad = nb::steal(PyObject_GetAttr(param, t.grad));
+    if (!grad.is_valid()) throw nb::python_error();
+    if (grad.is_none() || !describe(grad.ptr(), tensor) || !grad_[i].same_kind(tensor)) return false;
+    // A real tensor with a lazy sign is the imaginary part of a conjugate, whose strides are those of a dense tensor
+    // only if it has one entry. Other gradients need not be asked.
+    if ((tensor.dtype.code == dlpack::kComplex || grad_[i].numel() == 1) &&
+        lazily_transformed(grad.ptr(), tensor.dtype)) {
+      return false;
+    }
+    grad_[i].data = tensor.data;
+    grads_[i] = std::move(grad);
+    for (size_t k = 0; k < keys_.size(); ++k) {
+      size_t at = i * keys_.size() + k;
+      PyObject *found = PyDict_GetItemWithError(states_[i].ptr(), keys_[k].ptr());
+      if (!found && PyErr_Occurred()) throw nb::python_error();
+      if (found != state_tensors_[at].ptr()) return false;
+      if (!(handles_.empty() ? unchanged(found, state_[at]) : handles_[at].is(state_[at]))) return false;
+    }
+  }
+  return true;
+}
+
+void Watch::release() {
+  grads_.clear();
+}
+
+nb::list Watch::grads() const {
+  nb::list out;
+  for (const auto &grad : grads_) out.append(grad);
+  return out;
+}
+
+int Watch::state_index(const std::string &name) const {
+  for (size_t k = 0; k < names_.size(); ++k) {
+    if (names_[k] == name) return static_cast<int>(k);
+  }
+  return -1;
+}
+
+double Watch::count() {
+  int at = state_index("step");
+  if (at < 0 || params_.empty()) return -1.0;
+  auto value = [&](size_t i) -> float & { return *static_cast<float *>(state(i, at).data); };
+  for (size_t i = 0; i < size(); ++i) {
+    const Description &step = state(i, at);
+    bool scalar = step.device.type == dlpack::kCPU && step.dtype.code == dlpack::kFloat && step.dtype.bits == 32 &&
+                  step.numel() == 1;
+    if (!scalar || value(i) != value(0)) return -1.0;
+  }
+  float next = value(0) + 1.0f;
+  for (size_t i = 0; i < size(); ++i) value(i) = next;
+  return next;
+}
+
+}  // namespace layerpace

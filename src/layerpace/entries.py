@@ -1,0 +1,67 @@
+"""What an optimizer hands to a step: its settings, the options of its groups, and the parameters with gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from layerpace.backends import Velocity
+from layerpace.directions import Direction
+from layerpace.layers import ParameterLayers
+from layerpace.rules import Rule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for every parameter of an optimizer."""
+
+    rule: Rule
+    min_rms: float
+    low_precision: str
+    state_dtype: str
+    nonfinite: str
+    max_grad_norm: float | None
+    backend: str
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What GradScaler hands to a step: gradients are ``grad_scale`` times too large; ``found_inf`` > 0: skip it."""
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """What holds for the parameters of one group in this step.
+
+    ``lr`` has the layer multiplier in it; a tensor there lives on a device that must not be waited for.
+    ``weight_decay`` is the decoupled one and ``l2`` the coupled one, neither of them for excluded parameters;
+    ``undecayed`` says that the group has neither.
+    """
+
+    lr: float | Tensor
+    weight_decay: float
+    l2: float
+    maximize: bool
+    direction: Direction
+    velocity: Velocity | None
+    undecayed: bool
+
+
+@dataclass(slots=True)
+class Entry:
+    """One parameter that takes part in a step.
+
+    ``param`` and ``grad`` are real tensors; ``group`` is the place of its options. ``owner`` is the parameter whose
+    gradient later steps read; None: there are none, and ``grad`` is scratch memory of this one.
+    """
+
+    param: Tensor
+    grad: Tensor
+    state: dict[str, Tensor]
+    layers: ParameterLayers
+    group: int
+    owner: Tensor | None

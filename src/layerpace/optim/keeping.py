@@ -1,0 +1,195 @@
+"""Keeping the plan of a step for the next one, and noticing what has changed since.
+
+What is compared before each step: the groups and the option values in them, the parameters of each group, which of
+them have a gradient, the state dict, and (in the compiled module) every tensor's place and shape. What fails makes a
+new plan, so that a step with a kept plan is the step with a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import is_
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layerpace.directions import Direction
+from layerpace.entries import Entry, GroupOptions, Scaling
+from layerpace.layers import ParameterLayers, describe_group
+from layerpace.optim.support import check_supported, real
+from layerpace.plan import Plan
+from layerpace.step import layerwise_step
+
+if TYPE_CHECKING:
+    from layerpace.optim.base import Layerwise
+
+VELOCITY = ("momentum", "dampening", "nesterov")
+_PLAIN = frozenset({float, int, bool, str, type(None)})
+
+
+class Values:
+    """The option values of a group, to be compared with later ones."""
+
+    def __init__(self, group: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+        self.keys = keys
+        self.raw = tuple(map(group.get, keys))
+        self.fixed = all(_cannot_change(value) for value in self.raw)
+        self.frozen = () if self.fixed else _frozen(self.raw)
+
+    def same(self, group: Mapping[str, Any]) -> bool:
+        """Whether the group still has these values."""
+        raw = tuple(map(group.get, self.keys))
+        return all(map(is_, raw, self.raw)) if self.fixed else _frozen(raw) == self.frozen
+
+
+def _cannot_change(value: Any) -> bool:
+    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
+
+
+def _frozen(value: Any) -> Any:
+    """What tells a value from another one, in the place of those that can change by themselves."""
+    if type(value) in _PLAIN:
+        return type(value), value
+    if isinstance(value, (tuple, list)):
+        return type(value), tuple(_frozen(item) for item in value)
+    if isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1:
+        return id(value), float(value)
+    return object()  # equal to nothing: a tensor on a device is not read here
+
+
+@dataclass
+class Known:
+    """What is known of a param group; of one without gradients the options are None, as they are not checked."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    values: Values
+    options: GroupOptions | None
+
+
+class PlanKeeper:
+    """The plan of an optimizer's last step, and what it rested on. It is not saved with the optimizer.
+
+    Attributes:
+        plan: of the last step; None: there has been none, or it has been dropped.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the plan: the next step makes one."""
+        self.plan: Plan | None = None
+        self._groups: list[Known] = []
+        self._still: list[Tensor] = []  # parameters without gradient
+        self._direction: Direction | None = None
+        self._state: Any = None
+        self._states: list[Any] = []
+
+    def step(self, optimizer: Layerwise, scaling: Scaling) -> None:
+        """Step with the kept plan, or with a new one. A second thread waits."""
+        if torch.compiler.is_compiling():
+            plan = self._build(optimizer, scaling)
+            if plan is not None:
+                layerwise_step(plan, scaling)
+            return
+        with self._lock:
+            finished = False
+            try:
+                if not (self._holds(optimizer, scaling) and self.plan and layerwise_step(self.plan, scaling)):
+                    self.drop()
+                    self.plan = self._build(optimizer, scaling)
+                    if self.plan is not None:
+                        layerwise_step(self.plan, scaling)
+                finished = True
+            finally:
+                if not finished:
+                    self.drop()
+
+    def _holds(self, optimizer: Layerwise, scaling: Scaling) -> bool:
+        """Whether the kept plan serves this step too; takes over new option values."""
+        plan = self.plan
+        if plan is None or not plan.lasting or self._state is not optimizer.state:
+            return False
+        if plan.settings is not optimizer._settings or self._direction is not optimizer.direction:
+            return False
+        groups = optimizer.param_groups
+        if len(groups) != len(self._groups):
+            return False
+        changed = False
+        for index, (known, group) in enumerate(zip(self._groups, groups, strict=True)):
+            params = group["params"]
+            if group is not known.group or len(params) != len(known.params) or not all(map(is_, params, known.params)):
+                return False
+            if known.options is not None and not known.values.same(group):
+                known.options = optimizer._group_options(group, index)
+                known.values = Values(group, known.values.keys)
+                changed = True
+        if any(param.grad is not None for param in self._still):
+            return False
+        states = self._state.values()
+        if len(states) != len(self._states) or not all(map(is_, states, self._states)):
+            return False
+        if changed and not plan.renew([known.options for known in self._groups if known.options is not None]):
+            return False
+        return plan.holds(scaling)
+
+    def _build(self, optimizer: Layerwise, scaling: Scaling) -> Plan | None:
+        """A new plan; None: no parameter has a gradient. All checks come before the first change of state."""
+        keys = (*(key for key in optimizer.defaults if key != "differentiable"), *VELOCITY)
+        groups: list[Known] = []
+        still: list[Tensor] = []
+        options: list[GroupOptions] = []
+        members: list[tuple[list[Tensor], list[Tensor], list[ParameterLayers]]] = []
+        for index, group in enumerate(optimizer.param_groups):
+            every = list(group["params"])
+            known = Known(group, every, Values(group, keys), None)
+            groups.append(known)
+            params = [param for param in every if param.grad is not None]
+            if len(params) < len(every):
+                still += [param for param in every if param.grad is None]
+            if not params:
+                continue
+            if any(param not in optimizer._layers for param in params):  # put there by hand
+                optimizer._layers |= describe_group(group, index, optimizer._exclude, optimizer._segments)
+            known.options = optimizer._group_options(group, index)
+            options.append(known.options)
+            grads = [grad for param in params if (grad := param.grad) is not None]
+            layers = [optimizer._layers[param] for param in params]
+            for param, grad, cut in zip(params, grads, layers, strict=True):
+                check_supported(param, grad, cut.name)
+            members.append((params, grads, layers))
+        if not options:
+            return None
+        entries = [
+            Entry(_real(param), _real(grad), state, cut, place, param)
+            for place, (params, grads, layers) in enumerate(members)
+            for param, grad, state, cut in zip(
+                params, grads, _states(params, options[place].direction, optimizer), layers, strict=True
+            )
+        ]
+        plan = Plan(entries, options, optimizer._settings, scaling)
+        if not torch.compiler.is_compiling():
+            self._groups, self._still, self._direction = groups, still, optimizer.direction
+            self._state, self._states = optimizer.state, list(optimizer.state.values())
+        return plan
+
+
+def _real(tensor: Tensor) -> Tensor:
+    # Not a detached view of a real one, which would keep its memory from going when a model moves to another device.
+    return real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _states(params: list[Tensor], direction: Direction, optimizer: Layerwise) -> list[dict[str, Tensor]]:
+    """The state of each parameter, created where it is missing."""
+    states: list[dict[str, Tensor]] = [optimizer.state[param] for param in params]
+    needed = {"step", *direction.state_names()}
+    for param, state in zip(params, states, strict=True):
+        if not state.keys() >= needed:
+            # At the first step, or after an option was changed that asks for more, such as amsgrad.
+            state.update({k: v for k, v in optimizer._initial_state(param, direction).items() if k not in state})
+    return states
