@@ -44,11 +44,10 @@ class Method:
     writes_gradients: bool = False
 
 
-class AllNorms(lp.rules.TrustRatio):
-    """The trust ratio, with every norm that a monitor could ask for summed in the same pass."""
-
-    def columns(self) -> tuple[str, ...]:
-        return ("ww", "uu", "wu", "w_l1", "u_l1")
+def watched(optimizer: lp.Layerwise) -> lp.Layerwise:
+    """The optimizer with every norm that a monitor could ask for summed in the same pass."""
+    optimizer._keeper.watch(("ww", "uu", "wu", "w_l1", "u_l1"))
+    return optimizer
 
 
 def _ours(backend: str) -> dict[str, tuple[Make, Traffic, int]]:
@@ -69,7 +68,7 @@ def _ours(backend: str) -> dict[str, tuple[Make, Traffic, int]]:
         ),
         "LAMB bf16 state": (lambda p: lp.LAMB(p, lr=LR, state_dtype="bf16", **decayed), traffic.LAMB_BF16, 4),
         "LAMB all norms": (
-            lambda p: lp.Layerwise(p, direction="adam", rule=AllNorms(), lr=LR, **decayed),
+            lambda p: watched(lp.LAMB(p, lr=LR, **decayed)),
             traffic.LAMB,
             8,
         ),

@@ -16,8 +16,6 @@ constexpr int64_t CHUNK = 1 << 14;
 // Layers smaller than this share a task, so that taking a task costs nothing beside it.
 constexpr int64_t SHARED_TASK = 1 << 14;
 
-constexpr int64_t HEAD = 256;  // entries
-
 constexpr double LARGEST_FLOAT = 3.4028234663852886e38, LARGEST_DOUBLE = 1.7976931348623157e308;
 
 // A layer of so many bytes stays in one core's cache from the first pass to the second.
@@ -298,7 +296,7 @@ void Bucket::finish_sums(size_t layer) {
   }
 }
 
-void Bucket::decide_layer(size_t layer) {
+LayerFacts Bucket::facts_of(size_t layer) const {
   const Vectors &vectors = request_->vectors;
   LayerFacts facts{};
   facts.n = static_cast<double>(layers_[layer].n);
@@ -307,6 +305,18 @@ void Bucket::decide_layer(size_t layer) {
   facts.excluded = vectors.excluded && vectors.excluded[layer];
   facts.first = (vectors.t ? vectors.t[layer] : request_->t) == 1;
   facts.memory = layers_[layer].rule_memory;
+  return facts;
+}
+
+// What the rule remembers of the first step, also of a layer that does not follow it: that may change.
+void Bucket::remember(size_t layer) {
+  const LayerFacts facts = facts_of(layer);
+  if (facts.memory && facts.first) *facts.memory = rules::phi(row_[layer * COLUMN_COUNT + WW], facts, rule);
+}
+
+void Bucket::decide_layer(size_t layer) {
+  const Vectors &vectors = request_->vectors;
+  const LayerFacts facts = facts_of(layer);
   const Decision found = decide(&row_[layer * COLUMN_COUNT], facts, rule);
   vectors.c[layer] = found.c, vectors.b[layer] = found.b, vectors.ratio[layer] = found.ratio;
   Coefficients out{found.c, found.b, 1.0};
@@ -316,53 +326,43 @@ void Bucket::decide_layer(size_t layer) {
   progress_[layer].coefficients = out;
 }
 
-// The first entries of a layer, which the kernels' own prefetches come too late for.
-void Bucket::prefetch_head(size_t layer) const {
-  const Piece head = piece(layers_[layer], 0);
-  auto fetch = [&](const void *tensor, Storage storage) {
-    const char *at = static_cast<const char *>(tensor);
-    const int64_t size = std::min<int64_t>(head.n, HEAD) * bytes(storage);
-    for (int64_t offset = 0; offset < size; offset += 64) __builtin_prefetch(at + offset);
-  };
-  fetch(head.g, param_storage_);
-  for (size_t j = 0; j < states_.size(); ++j) fetch(head.s[j], moment_storage_);
-  fetch(head.w, param_storage_);
-  if (velocity_ >= 0) fetch(head.v, moment_storage_);
-}
-
-void Bucket::whole_layer(size_t layer) {
+// Both passes over a layer that stays in the cache; `more` says that this thread takes the next layer, too.
+void Bucket::whole_layer(size_t layer, bool more) {
   if (held_back(layer)) return;
   const Layer &own = layers_[layer];
-  if (one_pass(layer)) {
+  const bool once = one_pass(layer);
+  char *kept = !once && keeps_u() ? scratch(static_cast<int64_t>(own.chunks) * CHUNK * working_bytes_) : nullptr;
+  Piece next_layer;
+  if (more) next_layer = piece(layers_[layer + 1], 0);
+  auto each_chunk = [&](auto run) {
     for (size_t chunk = 0; chunk < own.chunks; ++chunk) {
-      kernels().whole(job, piece(own, chunk), progress_[layer].coefficients,
-                      &partial_[(own.chunk + chunk) * COLUMN_COUNT]);
+      Piece part = piece(own, chunk), next = next_layer;
+      if (kept) part.kept = kept + static_cast<int64_t>(chunk) * CHUNK * working_bytes_;
+      if (chunk + 1 < own.chunks) {
+        next = piece(own, chunk + 1);
+        part.next = &next;
+      } else if (more) {
+        part.next = &next_layer;
+      }
+      run(part, &partial_[(own.chunk + chunk) * COLUMN_COUNT]);
     }
+  };
+  const Coefficients &coefficients = progress_[layer].coefficients;
+  if (once) {
+    each_chunk([&](const Piece &part, double *sums) { kernels().whole(job, part, coefficients, sums); });
     finish_sums(layer);
+    remember(layer);
     return;
   }
-  char *kept = keeps_u() ? scratch(static_cast<int64_t>(own.chunks) * CHUNK * working_bytes_) : nullptr;
-  auto part = [&](size_t chunk) {
-    Piece out = piece(own, chunk);
-    if (kept) out.kept = kept + static_cast<int64_t>(chunk) * CHUNK * working_bytes_;
-    return out;
-  };
-  for (size_t chunk = 0; chunk < own.chunks; ++chunk) {
-    sums_(job, part(chunk), &partial_[(own.chunk + chunk) * COLUMN_COUNT]);
-  }
+  each_chunk([&](const Piece &part, double *sums) { sums_(job, part, sums); });
   finish_sums(layer);
   decide_layer(layer);
-  for (size_t chunk = own.chunks; chunk-- > 0;) {
-    kernels().second(job, part(chunk), progress_[layer].coefficients);
-  }
+  each_chunk([&](const Piece &part, double *) { kernels().second(job, part, coefficients); });
 }
 
 void Bucket::perform(const Task &task) {
   if (task.kind == Task::all) {
-    for (size_t layer = task.layer; layer < task.end; ++layer) {
-      if (layer + 1 < task.end) prefetch_head(layer + 1);
-      whole_layer(layer);
-    }
+    for (size_t layer = task.layer; layer < task.end; ++layer) whole_layer(layer, layer + 1 < task.end);
     return;
   }
   Progress &progress = progress_[task.layer];
@@ -383,7 +383,7 @@ void Bucket::perform(const Task &task) {
     if (progress.left.fetch_sub(done, std::memory_order_acq_rel) == done) {
       if (steps) {
         finish_sums(task.layer);
-        if (together && !one_pass(task.layer)) decide_layer(task.layer);
+        if (together) one_pass(task.layer) ? remember(task.layer) : decide_layer(task.layer);
       }
       progress.decided.store(true, std::memory_order_release);
     }

@@ -75,9 +75,10 @@ class Bucket {
   bool keeps_u() const;
   void sum_chunk(size_t layer, size_t chunk);
   void finish_sums(size_t layer);
+  LayerFacts facts_of(size_t layer) const;
+  void remember(size_t layer);
   void decide_layer(size_t layer);
-  void prefetch_head(size_t layer) const;
-  void whole_layer(size_t layer);
+  void whole_layer(size_t layer, bool more);
   void perform(const Task &task);
   void prepare_constants();
   void write_table() const;

@@ -64,7 +64,8 @@ struct Piece {
   const double *constants;  // of the direction
   uint64_t key;             // of the random numbers of this parameter and step
   uint64_t first;
-  void *kept;  // room for n entries of u, from the first pass to the second; null: the second makes u again
+  const Piece *next;  // what this thread works on afterwards, or null
+  void *kept;         // room for n entries of u, from the first pass to the second; null: the second makes u again
 };
 
 // The kernels of one instruction set.

@@ -1,4 +1,4 @@
-// Rules: the sums over a layer -> the coefficients of its step; the equations of layerpace.rules, to the bit.
+// Rules: the sums over a layer -> the coefficients of its step; the equations of layerpace.rules, in their order.
 #pragma once
 
 #include <cmath>

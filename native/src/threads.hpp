@@ -2,6 +2,9 @@
 #pragma once
 
 #include <pthread.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #include <atomic>
 #include <cstddef>
@@ -50,6 +53,23 @@ void run_tasks(size_t count, int threads, Perform perform) {
 #pragma omp parallel num_threads(threads)
 #endif
   work();
+}
+
+// Runs both, `here` on the calling thread, at the same time if torch may use two threads.
+template <class Here, class Elsewhere>
+void run_both(Here here, Elsewhere elsewhere) {
+#ifdef _OPENMP
+  if (omp_get_max_threads() > 1 && !forked().load()) {
+#pragma omp parallel num_threads(2)
+    {
+      if (omp_get_thread_num() == 0) here();
+      if (omp_get_thread_num() == omp_get_num_threads() - 1) elsewhere();
+    }
+    return;
+  }
+#endif
+  here();
+  elsewhere();
 }
 
 }  // namespace layerpace

@@ -8,7 +8,10 @@
 #endif
 
 #include <algorithm>
+#include <exception>
 #include <stdexcept>
+
+#include "threads.hpp"
 
 namespace layerpace {
 
@@ -186,6 +189,37 @@ std::vector<Handle> open_handles(const std::vector<nb::object> &tensors) {
 
 }  // namespace
 
+// A word of a live object, which is at least that long: an address, if the layout is the one that is guessed.
+static const void *word(const void *object, int index) { return static_cast<const void *const *>(object)[index]; }
+
+void Hints::bytes(const void *from, uintptr_t size) {
+  constexpr uintptr_t line = 64;
+  const auto begin = reinterpret_cast<uintptr_t>(from);
+  for (uintptr_t at = begin / line * line; at < begin + size; at += line) lines_.push_back(reinterpret_cast<const char *>(at));
+}
+
+void Hints::object(const void *python_object) {
+  bytes(python_object, 32);
+  tensor(word(python_object, 2));
+}
+
+void Hints::tensor(const void *implementation) {
+  if (!implementation) return;
+  bytes(implementation, 176);
+  bytes(word(implementation, 2), 64);  // storage
+  bytes(word(implementation, 3), 32);  // what autograd knows of it, the gradient among that
+}
+
+void Hints::dict(const void *python_dict) {
+  bytes(python_dict, 48);
+  bytes(word(python_dict, 4), 192);  // its keys and values
+}
+
+void Hints::prefetch(size_t param) const {
+  if (param + 1 >= ends_.size()) return;
+  for (size_t i = ends_[param]; i < ends_[param + 1]; ++i) __builtin_prefetch(lines_[i]);
+}
+
 Handle::Handle(void *tensor) : tensor_(tensor) {
   if (shim().dtype(tensor_, &dtype_)) dtype_ = -1;
 }
@@ -248,14 +282,52 @@ Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::
       state_.push_back(keep(tensor));
       state_tensors_.push_back(nb::borrow(found));
     }
+    std::vector<PyObject *> values;
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(state.ptr(), &position, &key, &value)) {
+      const bool watched = std::any_of(state_tensors_.end() - static_cast<std::ptrdiff_t>(keys_.size()), state_tensors_.end(),
+                                       [value](const nb::object &x) { return x.ptr() == value; });
+      values.push_back(watched ? value : nullptr);
+    }
+    values_.push_back(std::move(values));
     params_.push_back(std::move(param));
     grads_.push_back(std::move(grad));
     states_.push_back(std::move(state));
   }
   handles_ = open_handles(state_tensors_);
+  if (handles_.empty()) return;
+  objects_.start(n), implementations_.start(n);
+  for (size_t i = 0; i < n; ++i) {
+    objects_.object(params_[i].ptr());
+    objects_.object(grads_[i].ptr());
+    objects_.dict(states_[i].ptr());
+    objects_.end_of_param();
+    for (size_t k = 0; k < keys_.size(); ++k) {
+      implementations_.tensor(word(handles_[i * keys_.size() + k].where(), 0));
+    }
+    implementations_.end_of_param();
+  }
 }
 
 bool Watch::check() {
+  // The interpreter's objects need the calling thread; torch's do not.
+  bool objects = false, states = false;
+  std::exception_ptr error;
+  run_both(
+      [&] {
+        try {
+          objects = check_objects();
+        } catch (...) {
+          error = std::current_exception();
+        }
+      },
+      [&] { states = check_states(); });
+  if (error) std::rethrow_exception(error);
+  return objects && states;
+}
+
+bool Watch::check_objects() {
   const Torch &t = torch();
   Describer describe;
   dlpack::Tensor tensor;
@@ -263,7 +335,9 @@ bool Watch::check() {
     return describe(object, tensor) && tensor.data == known.data && known.same_kind(tensor);
   };
   grads_.resize(params_.size());
+  constexpr size_t ahead = 6;
   for (size_t i = 0; i < params_.size(); ++i) {
+    objects_.prefetch(i + ahead);
     PyObject *param = params_[i].ptr();
     if (!unchanged(param, param_[i])) return false;
     nb::object grad = nb::steal(PyObject_GetAttr(param, t.grad));
@@ -277,13 +351,30 @@ bool Watch::check() {
     }
     grad_[i].data = tensor.data;
     grads_[i] = std::move(grad);
-    for (size_t k = 0; k < keys_.size(); ++k) {
-      size_t at = i * keys_.size() + k;
-      PyObject *found = PyDict_GetItemWithError(states_[i].ptr(), keys_[k].ptr());
-      if (!found && PyErr_Occurred()) throw nb::python_error();
-      if (found != state_tensors_[at].ptr()) return false;
-      if (!(handles_.empty() ? unchanged(found, state_[at]) : handles_[at].is(state_[at]))) return false;
+
+    const std::vector<PyObject *> &known = values_[i];
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    size_t entry = 0;
+    for (; PyDict_Next(states_[i].ptr(), &position, &key, &value); ++entry) {
+      if (entry >= known.size() || (known[entry] && known[entry] != value)) return false;
     }
+    if (entry != known.size()) return false;
+  }
+  if (handles_.empty()) {
+    for (size_t k = 0; k < state_.size(); ++k) {
+      if (!unchanged(state_tensors_[k].ptr(), state_[k])) return false;
+    }
+  }
+  return true;
+}
+
+bool Watch::check_states() const {
+  const size_t each = keys_.size();
+  constexpr size_t ahead = 6;
+  for (size_t k = 0; k < handles_.size(); ++k) {
+    if (k % each == 0) implementations_.prefetch(k / each + ahead);
+    if (!handles_[k].is(state_[k])) return false;
   }
   return true;
 }

@@ -35,10 +35,28 @@ class Handle {
   ~Handle();
 
   bool is(const Description &known) const;  // whether address, dtype, shape and strides are those
+  const void *where() const { return tensor_; }
 
  private:
   void *tensor_;
   int32_t dtype_ = -1;  // a number of torch's
+};
+
+// Where the objects of a parameter lie in memory, as far as can be guessed. These addresses are only prefetched, never
+// read: thousands of small objects are otherwise a cache miss each, and that is most of the time of a check.
+class Hints {
+ public:
+  void start(size_t params) { lines_.reserve(params * 32), ends_.assign(1, 0); }
+  void object(const void *python_object);  // a tensor's
+  void tensor(const void *implementation);
+  void dict(const void *python_dict);
+  void end_of_param() { ends_.push_back(lines_.size()); }
+  void prefetch(size_t param) const;
+
+ private:
+  void bytes(const void *from, uintptr_t size);
+  std::vector<const char *> lines_;
+  std::vector<size_t> ends_;
 };
 
 // Parameters, their gradients and their state.
@@ -61,10 +79,15 @@ class Watch {
   const Description &state(size_t i, int name) const { return state_[i * names_.size() + name]; }
 
  private:
+  bool check_objects();
+  bool check_states() const;
+
   std::vector<nb::object> params_, grads_, states_, state_tensors_;
+  std::vector<std::vector<PyObject *>> values_;  // of each state dict, in its order; null for one that is not watched
   std::vector<std::string> names_;
   std::vector<nb::object> keys_;
   std::vector<Description> param_, grad_, state_;
+  Hints objects_, implementations_;  // the interpreter's, and torch's
   std::vector<Handle> handles_;  // of the state tensors; empty where torch has no such interface
 };
 

@@ -33,13 +33,20 @@ class Plan:
     """
 
     def __init__(
-        self, entries: Iterable[Entry], options: Sequence[GroupOptions], settings: Settings, scaling: Scaling
+        self,
+        entries: Iterable[Entry],
+        options: Sequence[GroupOptions],
+        settings: Settings,
+        scaling: Scaling,
+        watched: Sequence[str] = (),
     ) -> None:
         by_device: dict[torch.device, list[Entry]] = {}
         for entry in entries:
             by_device.setdefault(entry.param.device, []).append(entry)
         self.settings = settings
-        self.parts = [Part(device, members, options, settings, scaling) for device, members in by_device.items()]
+        self.parts = [
+            Part(device, members, options, settings, scaling, watched) for device, members in by_device.items()
+        ]
         self.fresh = True
         works = [work for part in self.parts for work in part.works]
         self.lasting = not any(work.watch is None or work.grad_is_scratch for work in works)
@@ -79,6 +86,7 @@ class Part:
         counts: layers of each bucket.
         gated: whether the device decides which layers step.
         fused: of each bucket, whether its backend has the rule built in.
+        columns, constants: of the table: what the rule reads, and what is watched beside that.
         excluded_L: bool [rows], layers that have the identity in the place of the rule; None: there are none.
         scale: the factor on every gradient in this step, float64 []; None: one.
         results: the rows of the table and the coefficients of the last step, of consecutive buckets.
@@ -91,6 +99,7 @@ class Part:
         options: Sequence[GroupOptions],
         settings: Settings,
         scaling: Scaling,
+        watched: Sequence[str],
     ) -> None:
         self.device, self.settings = device, settings
         self.kinds = Kinds(entries, options)
@@ -98,7 +107,8 @@ class Part:
         buckets = cut(entries, self.kinds, settings, self.gated)
         self.works = [bucket.work(self.kinds.signatures[bucket.kinds[0]], settings) for bucket in buckets]
         self.fused = [_fuses(work.backend, settings.rule) for work in self.works]
-        self.columns, self.constants = settings.rule.columns(), settings.rule.constants(settings.min_rms)
+        self.columns = tuple(dict.fromkeys((*settings.rule.columns(), *watched)))
+        self.constants = settings.rule.constants(settings.min_rms)
 
         n: list[float] = []
         kinds_L: list[int] = []

@@ -6,11 +6,11 @@
 // sqrt(v + inside) + outside, one of both is eps and the other zero, which changes no bit.
 #pragma once
 
+#include "ahead.hpp"
 #include "pack.hpp"
 
 namespace layerpace::LP_ISA {
 
-constexpr int MAX_STATES = 3;
 constexpr int MAX_CONSTANTS = 8;
 
 // What a policy says of itself; a policy overrides what differs.
@@ -270,10 +270,8 @@ struct RAdam : Defaults {
 };
 
 // A loop over n entries, n a multiple of LANES. g, s and u may be memory of the user's or buffers.
-constexpr int AHEAD = 256;  // entries that a prefetch runs before a load
-
 template <class T, class Policy, bool Again>
-void run_direction(int64_t n, const T *g, T *const *s, T *u, const double *constants) {
+void run_direction(int64_t n, const T *g, T *const *s, T *u, const double *constants, const Ahead &ahead) {
   using V = Vec<T>;
   constexpr unsigned all_states = (1u << Policy::states) - 1;
   constexpr unsigned reads = Again ? Policy::again_reads : all_states;
@@ -284,13 +282,13 @@ void run_direction(int64_t n, const T *g, T *const *s, T *u, const double *const
     V moment[MAX_STATES];
     for (int j = 0; j < Policy::states; ++j) {
       if (reads >> j & 1) {
-        __builtin_prefetch(s[j] + i + AHEAD, writes >> j & 1);
+        ahead.s[j].fetch(i);
         moment[j] = load(s[j] + i);
       }
     }
     V gradient;
     if constexpr (!Again || Policy::again_reads_gradient) {
-      __builtin_prefetch(g + i + AHEAD);
+      ahead.g.fetch(i);
       gradient = load(g + i);
     }
     V out = Again ? Policy::again(gradient, moment, k) : Policy::first(gradient, moment, k);
@@ -303,8 +301,8 @@ void run_direction(int64_t n, const T *g, T *const *s, T *u, const double *const
 
 template <class T>
 struct Direction {
-  void (*first)(int64_t n, const T *g, T *const *s, T *u, const double *constants);
-  void (*again)(int64_t n, const T *g, T *const *s, T *u, const double *constants);
+  void (*first)(int64_t n, const T *g, T *const *s, T *u, const double *constants, const Ahead &ahead);
+  void (*again)(int64_t n, const T *g, T *const *s, T *u, const double *constants, const Ahead &ahead);
   void (*prepare)(const double *options, double t, double *memory, double *constants);
   int states;
   bool again_reads_gradient;

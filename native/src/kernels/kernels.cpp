@@ -12,7 +12,8 @@
 namespace layerpace::LP_ISA {
 namespace {
 
-constexpr int64_t BLOCK = 512;
+constexpr int64_t BLOCK = 256;
+constexpr int64_t DISTANCE = 2048;  // entries that the prefetches run ahead
 
 template <class T>
 struct Buffers {
@@ -30,7 +31,7 @@ class Walk {
   void run(const Coefficients &coefficients, double *sums) {
     Lanes lanes;
     for (int column = 0; column < COLUMN_COUNT; ++column) {
-      if (stage != Stage::second && job_.columns >> column & 1) store(lanes.lane[column], all<double>(0.0));
+      if (stage != Stage::second) store(lanes.lane[column], all<double>(0.0));
     }
     for (int64_t at = 0; at < piece_.n;) {
       const int64_t left = piece_.n - at;
@@ -52,12 +53,13 @@ class Walk {
     const T *w = nullptr;
     if (moves || job_.l2 != 0 || (job_.columns & WEIGHT_COLUMNS)) w = weights(at, n, padded);
 
+    const Ahead ahead = look_ahead(at + DISTANCE);
     T *kept = static_cast<T *>(piece_.kept);
     const bool has_u = stage == Stage::second && kept;
     const T *g = nullptr;
     if (!has_u && (stage != Stage::second || direction_.again_reads_gradient)) g = gradients(at, n, padded, w, stage);
     if constexpr (stage == Stage::gradient) {
-      sum_any<T>(job_.columns, padded, w, g, job_.eps, job_.floor, lanes);
+      sum_any<T>(job_.columns, padded, w, g, job_.eps, job_.floor, ahead, lanes);
       return;
     }
 
@@ -67,19 +69,37 @@ class Walk {
     } else if (job_.direction != kSGD) {
       T *made = kept ? kept + at : buffers_.u;
       if constexpr (stage == Stage::second) {
-        advance(direction_.again, direction_.again_reads, direction_.again_writes, at, n, padded, g, made);
+        advance(direction_.again, direction_.again_reads, direction_.again_writes, at, n, padded, g, made, ahead);
       } else {
         const unsigned all = (1u << direction_.states) - 1;
-        advance(direction_.first, all, all & ~direction_.again_writes, at, n, padded, g, made);
+        advance(direction_.first, all, all & ~direction_.again_writes, at, n, padded, g, made, ahead);
         if (stage == Stage::whole && direction_.again_writes) {
-          advance(direction_.again, direction_.again_reads, direction_.again_writes, at, n, padded, g, made);
+          advance(direction_.again, direction_.again_reads, direction_.again_writes, at, n, padded, g, made, ahead);
         }
       }
       for (int64_t i = n; i < padded; ++i) made[i] = T(0);
       u = made;
     }
-    if (stage != Stage::second && job_.columns) sum_any<T>(job_.columns, padded, w, u, job_.eps, job_.floor, lanes);
-    if constexpr (moves) move(at, n, padded, w, u, coefficients);
+    if (stage != Stage::second && job_.columns) {
+      sum_any<T>(job_.columns, padded, w, u, job_.eps, job_.floor, ahead, lanes);
+    }
+    if constexpr (moves) move(at, n, padded, w, u, coefficients, ahead);
+  }
+
+  // What lies behind entry `at`: more of this piece, or the start of the next one.
+  Ahead look_ahead(int64_t at) const {
+    const bool over = at + LANES > piece_.n, nothing = over && !piece_.next;
+    const Piece &from = over && piece_.next ? *piece_.next : piece_;
+    const int64_t start = over ? at - piece_.n / LANES * LANES : at;
+    auto stream = [&](const void *tensor, Storage storage) {
+      const int64_t entry = nothing || !tensor ? 0 : bytes(storage);
+      const void *base = entry ? tensor : this;
+      return Stream{static_cast<const char *>(base) + start * entry, entry};
+    };
+    Ahead out{stream(from.w, job_.param), stream(from.g, job_.param), {}, stream(from.v, job_.moment), {}};
+    for (int j = 0; j < MAX_STATES; ++j) out.s[j] = stream(from.s[j], job_.moment);
+    out.u = job_.direction == kSGD ? out.g : stream(nullptr, job_.param);
+    return out;
   }
 
   const T *weights(int64_t at, int64_t n, int64_t padded) {
@@ -116,12 +136,12 @@ class Walk {
 
   template <class Run>
   void advance(Run run, unsigned reads, unsigned writes, int64_t at, int64_t n, int64_t padded, const T *g,
-               T *u) {
+               T *u, const Ahead &ahead) {
     T *s[MAX_STATES] = {};
     for (int j = 0; j < direction_.states; ++j) {
       if ((reads | writes) >> j & 1) s[j] = fetch<T>(job_.moment, piece_.s[j], at, n, padded, buffers_.s[j]);
     }
-    run(padded, g, s, u, piece_.constants);
+    run(padded, g, s, u, piece_.constants, ahead);
     for (int j = 0; j < direction_.states; ++j) {
       if (writes >> j & 1) {
         const Random numbers = random(j, at);
@@ -130,11 +150,12 @@ class Walk {
     }
   }
 
-  void move(int64_t at, int64_t n, int64_t padded, const T *w, const T *u, const Coefficients &coefficients) {
+  void move(int64_t at, int64_t n, int64_t padded, const T *w, const T *u, const Coefficients &coefficients,
+            const Ahead &ahead) {
     T *v = job_.update == kDisplace ? nullptr : fetch<T>(job_.moment, piece_.v, at, n, padded, buffers_.v);
     // Memory that is written in place, or the buffer that w lies in already.
     T *out = const_cast<T *>(w);
-    UPDATES<T>[job_.update](padded, w, out, u, v, coefficients, job_.momentum, job_.keep);
+    UPDATES<T>[job_.update](padded, w, out, u, v, coefficients, job_.momentum, job_.keep, ahead);
     if (v) {
       const Random numbers = random(MAX_STATES, at);
       put_back<T>(job_.moment, piece_.v, at, n, v, &numbers);

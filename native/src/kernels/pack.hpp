@@ -130,6 +130,18 @@ LP_INLINE Pack<D, 2 * K> widen(const Pack<F, K> &x) {
   }
 }
 
+// sum + a*b, of numbers of the computation's type T.
+template <class T, int K>
+LP_INLINE Pack<D, K> add_products(const Pack<D, K> &a, const Pack<D, K> &b, const Pack<D, K> &sum) {
+  if constexpr (sizeof(T) == 8) {
+    return sum + a * b;
+  } else if constexpr (K == 1) {
+    return {add_product(a.r, b.r, sum.r)};
+  } else {
+    return {add_products<T>(a.low, b.low, sum.low), add_products<T>(a.high, b.high, sum.high)};
+  }
+}
+
 // The sum of sixteen lanes, neighbours first.
 LP_INLINE double total(const Sum &x) {
   double lane[LANES];

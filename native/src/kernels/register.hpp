@@ -1,7 +1,8 @@
 // One vector register of the instruction set that this file is compiled for: floats F and doubles D.
 //
 // The same few operations for AVX-512, AVX2, SSE2, NEON, and plain C++ elsewhere. Each is exactly rounded by IEEE 754,
-// none is fused, so that every instruction set gives the same bits.
+// none is fused, so that every instruction set gives the same bits. The exception is add_product(a, b, c) = a*b + c,
+// fused where that is fast: it is for a and b that were floats, whose product is exact in double either way.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 #endif
 
 #define LP_INLINE static inline __attribute__((always_inline))
+#define LP_INLINE_METHOD inline __attribute__((always_inline))
 
 namespace layerpace::LP_ISA {
 
@@ -60,6 +62,7 @@ LP_INLINE F if_zero(F a, F x, F y) {
 LP_INLINE D if_zero(D a, D x, D y) {
   return {_mm512_mask_blend_pd(_mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_EQ_OQ), y.v, x.v)};
 }
+LP_INLINE D add_product(D a, D b, D c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 LP_INLINE D low_half(F a) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}; }
 LP_INLINE D high_half(F a) {
   return {_mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1)))};
@@ -105,6 +108,7 @@ LP_INLINE F if_zero(F a, F x, F y) {
 LP_INLINE D if_zero(D a, D x, D y) {
   return {_mm256_blendv_pd(y.v, x.v, _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_EQ_OQ))};
 }
+LP_INLINE D add_product(D a, D b, D c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 LP_INLINE D low_half(F a) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}; }
 LP_INLINE D high_half(F a) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}; }
 
@@ -146,6 +150,7 @@ LP_INLINE F if_nan(F a, F x, F y) { return blend(_mm_cmpunord_ps(a.v, a.v), x, y
 LP_INLINE D if_nan(D a, D x, D y) { return blend(_mm_cmpunord_pd(a.v, a.v), x, y); }
 LP_INLINE F if_zero(F a, F x, F y) { return blend(_mm_cmpeq_ps(a.v, _mm_setzero_ps()), x, y); }
 LP_INLINE D if_zero(D a, D x, D y) { return blend(_mm_cmpeq_pd(a.v, _mm_setzero_pd()), x, y); }
+LP_INLINE D add_product(D a, D b, D c) { return add(mul(a, b), c); }
 LP_INLINE D low_half(F a) { return {_mm_cvtps_pd(a.v)}; }
 LP_INLINE D high_half(F a) { return {_mm_cvtps_pd(_mm_movehl_ps(a.v, a.v))}; }
 
@@ -186,6 +191,7 @@ LP_INLINE F if_nan(F a, F x, F y) { return {vbslq_f32(vceqq_f32(a.v, a.v), y.v, 
 LP_INLINE D if_nan(D a, D x, D y) { return {vbslq_f64(vceqq_f64(a.v, a.v), y.v, x.v)}; }
 LP_INLINE F if_zero(F a, F x, F y) { return {vbslq_f32(vceqzq_f32(a.v), x.v, y.v)}; }
 LP_INLINE D if_zero(D a, D x, D y) { return {vbslq_f64(vceqzq_f64(a.v), x.v, y.v)}; }
+LP_INLINE D add_product(D a, D b, D c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
 LP_INLINE D low_half(F a) { return {vcvt_f64_f32(vget_low_f32(a.v))}; }
 LP_INLINE D high_half(F a) { return {vcvt_high_f64_f32(a.v)}; }
 
@@ -224,6 +230,7 @@ LP_BOTH(if_zero(F a, F x, F y), if_zero(D a, D x, D y), a.v[i] == 0 ? x.v[i] : y
 #undef LP_BOTH
 LP_INLINE void store_register(float *p, F x) { p[0] = x.v[0], p[1] = x.v[1]; }
 LP_INLINE void store_register(double *p, D x) { p[0] = x.v[0]; }
+LP_INLINE D add_product(D a, D b, D c) { return add(mul(a, b), c); }
 LP_INLINE D low_half(F a) { return {{a.v[0]}}; }
 LP_INLINE D high_half(F a) { return {{a.v[1]}}; }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../job.hpp"
+#include "ahead.hpp"
 #include "pack.hpp"
 
 namespace layerpace::LP_ISA {
@@ -37,17 +38,17 @@ struct NesterovVelocity {
 
 template <class T, class Policy>
 void run_update(int64_t n, const T *w, T *out, const T *u, T *v, const Coefficients &at, double momentum,
-                double kept) {
+                double kept, const Ahead &ahead) {
   using V = Vec<T>;
   const V c = all<T>(at.c), b = all<T>(at.b), lr = all<T>(at.lr), mu = all<T>(momentum), keep = all<T>(kept);
   for (int64_t i = 0; i < n; i += LANES) {
-    __builtin_prefetch(w + i + 256, 1);
-    __builtin_prefetch(u + i + 256);
+    ahead.w.fetch(i);
+    ahead.u.fetch(i);
     const V weight = load(w + i);
     const V d = load(u + i) * b + weight * c;
     V velocity;
     if constexpr (Policy::velocity) {
-      __builtin_prefetch(v + i + 256, 1);
+      ahead.v.fetch(i);
       velocity = load(v + i);
     }
     const V step = Policy::move(d, velocity, mu, keep, lr);
@@ -58,7 +59,8 @@ void run_update(int64_t n, const T *w, T *out, const T *u, T *v, const Coefficie
 
 // In the order of UpdateId in job.hpp.
 template <class T>
-inline constexpr void (*UPDATES[])(int64_t, const T *, T *, const T *, T *, const Coefficients &, double, double) = {
+inline constexpr void (*UPDATES[])(int64_t, const T *, T *, const T *, T *, const Coefficients &, double, double,
+                                           const Ahead &) = {
     run_update<T, Displace>,
     run_update<T, HeavyVelocity>,
     run_update<T, NesterovVelocity>,

@@ -7,7 +7,7 @@ new plan, so that a step with a kept plan is the step with a new one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
 from threading import Lock
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layerpace.checks import check_choice
+from layerpace.columns import COLUMNS
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
 from layerpace.layers import ParameterLayers, describe_group
@@ -75,10 +77,23 @@ class PlanKeeper:
 
     Attributes:
         plan: of the last step; None: there has been none, or it has been dropped.
+        watched: sums that the plan's table has beside those of the rule; see `watch`.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self.watched: tuple[str, ...] = ()
+        self.drop()
+
+    def watch(self, columns: Sequence[str]) -> None:
+        """Have these columns of `layerpace.columns` in the tables of the steps to come, for those who look on.
+
+        Raises:
+            ValueError: a column that there is not.
+        """
+        for column in columns:
+            check_choice("column", column, tuple(COLUMNS))
+        self.watched = tuple(columns)
         self.drop()
 
     def drop(self) -> None:
@@ -172,7 +187,7 @@ class PlanKeeper:
                 params, grads, _states(params, options[place].direction, optimizer), layers, strict=True
             )
         ]
-        plan = Plan(entries, options, optimizer._settings, scaling)
+        plan = Plan(entries, options, optimizer._settings, scaling, self.watched)
         if not torch.compiler.is_compiling():
             self._groups, self._still, self._direction = groups, still, optimizer.direction
             self._state, self._states = optimizer.state, list(optimizer.state.values())

@@ -179,6 +179,6 @@ def step(
         "ratio_L": ratio_L,
         "table_LC": table,
     }
+    kernel.note_writes()  # while a check of the tensors has them in the cache
     kernel.native.step(kernel.request(work, columns, vectors, t=t, lr_outside=work.lr_L is not None))
-    kernel.note_writes()
     return table, Coefficients(c=c_L, b=b_L, ratio=ratio_L)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ _PROGRAMS: dict[type[Direction], Callable[[Any], Program]] = {
 }
 
 
+@lru_cache(maxsize=256)
 def program(direction: Direction) -> Program:
     """The direction as the kernels know it; KeyError for one that they do not know."""
     return _PROGRAMS[type(direction)](direction)
@@ -129,17 +131,26 @@ def takes(
     if param.dtype not in DTYPES or grad.dtype != param.dtype:
         return False
     moments = [state[name] for name in ("velocity", *program(direction).moments) if name in state]
-    working = compute_dtype(param.dtype)
-    narrow = torch.bfloat16 if working == torch.float32 else working
-    if any(moment.dtype not in (working, narrow) or moment.dtype != moments[0].dtype for moment in moments):
+    kept = _kept_dtypes(param.dtype)
+    if any(moment.dtype not in kept or moment.dtype != moments[0].dtype for moment in moments):
         return False
-    tensors = [grad, *moments, *([state["master"]] if "master" in state else [])]
+    tensors = [grad, *moments]
+    if "master" in state:
+        tensors.append(state["master"])
     if param.is_contiguous():
-        return all(x.is_contiguous() and x.shape == param.shape for x in tensors)
+        n = param.numel()
+        return all(x.is_contiguous() and x.numel() == n for x in tensors)
     order = _order(param)
     if order is None or (layers.sizes is not None and order[0] != 0):
         return False
     return all(x.shape == param.shape and _order(x) == order for x in tensors)
+
+
+@lru_cache(maxsize=16)
+def _kept_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+    """What moments may be kept in."""
+    working = compute_dtype(dtype)
+    return working, torch.bfloat16 if working == torch.float32 else working
 
 
 def _order(x: Tensor) -> Sequence[int] | None:
