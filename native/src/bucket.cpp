@@ -12,9 +12,12 @@ namespace layerpace {
 namespace {
 
 // The sums of a layer are those of its chunks, added in their order: the same bits for any number of threads.
-constexpr int64_t CHUNK = 1 << 14;
+constexpr int64_t CHUNK = 1 << 15;
 // Layers smaller than this share a task, so that taking a task costs nothing beside it.
 constexpr int64_t SHARED_TASK = 1 << 14;
+
+// The most memory for u of one layer; larger ones make u again.
+constexpr int64_t LARGEST_KEPT = int64_t{1} << 30;
 
 constexpr double LARGEST_FLOAT = 3.4028234663852886e38, LARGEST_DOUBLE = 1.7976931348623157e308;
 
@@ -209,6 +212,8 @@ void Bucket::gradient_sums(const Request &request) {
   begin(request);
   rule = Rule{};
   sums_ = kernels().gradient;
+  for (Layer &layer : layers_) layer.kept = nullptr;
+  room_for_ = -1;
   run(1);
   write_table();
 }
@@ -218,6 +223,7 @@ void Bucket::accumulate(const Request &request) {
   rule = Rule{};
   prepare_constants();
   sums_ = kernels().first;
+  make_room(1);
   run(1);
   write_table();
 }
@@ -237,6 +243,7 @@ void Bucket::step(const Request &request) {
   begin(request);
   prepare_constants();
   sums_ = kernels().first;
+  make_room(3);
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     if (one_pass(layer)) decide_layer(layer);
   }
@@ -268,6 +275,7 @@ Piece Bucket::piece(const Layer &layer, size_t chunk) const {
   out.constants = constants_.data() + (constants_by_layer_ ? index * CONSTANTS : 0);
   out.key = mix64(request_->seed + layer.param);
   out.first = static_cast<uint64_t>(first);
+  if (layer.kept) out.kept = layer.kept + skipped * working_bytes_;
   return out;
 }
 
@@ -275,12 +283,48 @@ bool Bucket::one_pass(size_t layer) const {
   return rule.id == RuleId::identity || (request_->vectors.excluded && request_->vectors.excluded[layer]);
 }
 
-// Whether a layer that stays in the cache keeps u from the first pass to the second. The gradient is a u that is there
-// already; AdaDelta must make it again; and of narrow moments another u is made than was before they were rounded,
-// which must not depend on the size of a cache.
+// Whether u is kept from the first pass to the second: it costs less to read than the moments that it is made of. The
+// gradient is a u that is there already, and so is a moment, unless it is rounded: all of a step goes by the u of its
+// first pass.
 bool Bucket::keeps_u() const {
-  return job.direction != kSGD && job.direction != kAdaDelta && bytes(moment_storage_) == working_bytes_;
+  if (job.direction == kSGD) return false;
+  if (bytes(moment_storage_) < working_bytes_) return true;
+  const DirectionId own[] = {kHeavyBall, kEMAMomentum, kRMSPropMomentum, kRMSPropCenteredMomentum};
+  return std::find(std::begin(own), std::end(own), job.direction) == std::end(own);
 }
+
+// Gives large layers room to keep u in: in a whole step two of them take turns, since the next one starts while threads
+// are still at the last one; if the passes are calls of their own, every layer has its own room, for narrow moments.
+void Bucket::make_room(int passes) {
+  if (room_for_ == passes) return;
+  room_for_ = passes;
+  const bool narrow = bytes(moment_storage_) < working_bytes_;
+  auto room_of = [&](const Layer &layer) { return static_cast<int64_t>(layer.chunks) * CHUNK * working_bytes_; };
+  std::vector<Layer *> keeping;
+  for (Layer &layer : layers_) {
+    layer.kept = nullptr, layer.before = static_cast<size_t>(&layer - layers_.data());
+    const bool wants = passes == 3 ? !in_cache(layer) && !one_pass(layer.before) && room_of(layer) <= LARGEST_KEPT : narrow;
+    if (wants && keeps_u()) keeping.push_back(&layer);
+  }
+  if (passes == 3) {
+    for (size_t turn = 0; turn < 2; ++turn) {
+      int64_t size = 0;
+      for (size_t i = turn; i < keeping.size(); i += 2) size = std::max(size, room_of(*keeping[i]));
+      char *memory = kept_[turn].room(size);
+      for (size_t i = turn; i < keeping.size(); i += 2) {
+        keeping[i]->kept = memory;
+        if (i >= 2) keeping[i]->before = static_cast<size_t>(keeping[i - 2] - layers_.data());
+      }
+    }
+    return;
+  }
+  int64_t size = 0;
+  for (Layer *layer : keeping) size += room_of(*layer);
+  char *memory = kept_[0].room(size);
+  for (Layer *layer : keeping) layer->kept = memory, memory += room_of(*layer);
+}
+
+bool Bucket::in_cache(const Layer &layer) const { return layer.n * entry_bytes_ <= cached_bytes(); }
 
 void Bucket::sum_chunk(size_t layer, size_t chunk) {
   sums_(job, piece(layers_[layer], chunk), &partial_[(layers_[layer].chunk + chunk) * COLUMN_COUNT]);
@@ -369,6 +413,9 @@ void Bucket::perform(const Task &task) {
   const Layer &own = layers_[task.layer];
   const bool steps = !held_back(task.layer), together = rule.id != RuleId::none;
   if (task.kind == Task::first) {
+    if (own.before != task.layer) {  // its u lies where this layer's will
+      for (int turn = 0; progress_[own.before].unmoved.load(std::memory_order_acquire) > 0; ++turn) pause_briefly(turn);
+    }
     if (steps) {
       if (together && one_pass(task.layer)) {
         for (size_t chunk = task.chunk; chunk < task.chunk_end; ++chunk) {
@@ -389,7 +436,10 @@ void Bucket::perform(const Task &task) {
     }
     return;
   }
-  if (!steps || (together && one_pass(task.layer))) return;
+  if (!steps || (together && one_pass(task.layer))) {
+    progress.unmoved.store(0, std::memory_order_release);
+    return;
+  }
   if (together) {
     for (int turn = 0; !progress.decided.load(std::memory_order_acquire); ++turn) pause_briefly(turn);
   }
@@ -397,6 +447,7 @@ void Bucket::perform(const Task &task) {
   for (size_t chunk = task.chunk_end; chunk-- > task.chunk;) {
     kernels().second(job, piece(own, chunk), progress.coefficients);
   }
+  progress.unmoved.fetch_sub(static_cast<int64_t>(task.chunk_end - task.chunk), std::memory_order_release);
 }
 
 // Large layers first, cut into chunks; then small ones, several to a task, which even out the threads' ends.
@@ -404,7 +455,7 @@ std::vector<Bucket::Task> Bucket::plan(bool first, bool second) const {
   std::vector<Task> tasks;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     const Layer &own = layers_[layer];
-    if (first && second && own.n * entry_bytes_ <= cached_bytes()) continue;
+    if (first && second && in_cache(own)) continue;
     if (first) {
       for (size_t chunk = 0; chunk < own.chunks; ++chunk) tasks.push_back({Task::first, layer, 0, chunk, chunk + 1});
     }
@@ -420,7 +471,7 @@ std::vector<Bucket::Task> Bucket::plan(bool first, bool second) const {
       begin = end, entries = 0;
     };
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
-      if (layers_[layer].n * entry_bytes_ > cached_bytes()) {
+      if (!in_cache(layers_[layer])) {
         close(layer);
         begin = layer + 1;
       } else if ((entries += layers_[layer].n) >= SHARED_TASK) {
@@ -439,6 +490,8 @@ void Bucket::run(int passes) {
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     progress_[layer].left.store(static_cast<int64_t>(layers_[layer].chunks), std::memory_order_relaxed);
     progress_[layer].decided.store(false, std::memory_order_relaxed);
+    const auto chunks = static_cast<int64_t>(layers_[layer].chunks);
+    progress_[layer].unmoved.store(passes == 3 && !in_cache(layers_[layer]) ? chunks : 0, std::memory_order_relaxed);
   }
   run_tasks(tasks.size(), request_->threads, [&](size_t i) { perform(tasks[i]); });
 }

@@ -8,6 +8,7 @@
 
 #include "job.hpp"
 #include "rules.hpp"
+#include "scratch.hpp"
 #include "watch.hpp"
 
 namespace layerpace {
@@ -54,11 +55,14 @@ class Bucket {
     size_t chunk, chunks;       // its partial sums
     double *direction_memory, *rule_memory;
     int64_t memory_rows;        // direction_memory is repeated so often
+    char *kept;                 // u from pass 1 to pass 2, or null
+    size_t before;              // the layer that had `kept` before; itself: none had
   };
   // What threads tell each other of a layer.
   struct Progress {
     std::atomic<int64_t> left{0};
     std::atomic<bool> decided{false};
+    std::atomic<int64_t> unmoved{0};  // chunks that pass 2 has still to move
     Coefficients coefficients;
   };
   struct Task {
@@ -73,6 +77,8 @@ class Bucket {
   bool held_back(size_t layer) const { return request_->vectors.ok && !request_->vectors.ok[layer]; }
   bool one_pass(size_t layer) const;
   bool keeps_u() const;
+  bool in_cache(const Layer &layer) const;
+  void make_room(int passes);
   void sum_chunk(size_t layer, size_t chunk);
   void finish_sums(size_t layer);
   LayerFacts facts_of(size_t layer) const;
@@ -93,6 +99,8 @@ class Bucket {
   std::vector<Layer> layers_;
   std::vector<double> partial_, row_, constants_;
   std::unique_ptr<Progress[]> progress_;
+  Scratch kept_[2];
+  int room_for_ = -1;  // the passes that `kept` of the layers is for
   std::vector<Task> tasks_[4];  // by the passes they make
   bool constants_by_layer_ = false;
   const Request *request_ = nullptr;

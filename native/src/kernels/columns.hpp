@@ -2,7 +2,6 @@
 #pragma once
 
 #include "../job.hpp"
-#include "ahead.hpp"
 #include "pack.hpp"
 
 namespace layerpace::LP_ISA {
@@ -12,85 +11,106 @@ struct Lanes {
   alignas(64) double lane[COLUMN_COUNT][LANES];
 };
 
+// The running sums of a loop.
 template <class T, unsigned Columns>
-void sum_columns(int64_t n, const T *w, const T *u, double eps, double floor, const Ahead &ahead,
-                 Lanes &lanes) {
+class Sums {
   using V = Vec<T>;
-  constexpr auto wants = [](Column column) { return (Columns >> column & 1) != 0; };
-  constexpr bool reads_w = (Columns & WEIGHT_COLUMNS) != 0;
-  // 0/0 is a weight of zero that asks for no change: it adds nothing. Another divisor cannot be zero.
-  constexpr double tiny = sizeof(T) == 4 ? 1.17549435082228751e-38 : 2.2250738585072014e-308;
-  const bool guard_eps = eps < tiny, guard_floor = floor < tiny;
-  const V zero = all<T>(0.0), one = all<T>(1.0), v_eps = all<T>(eps), v_floor = all<T>(floor);
-  // Variables of their own: compilers keep an array in memory, and then every addition waits for a store.
-  Sum ww = load(lanes.lane[WW]), uu = load(lanes.lane[UU]), wu = load(lanes.lane[WU]);
-  Sum w_l1 = load(lanes.lane[W_L1]), u_l1 = load(lanes.lane[U_L1]);
-  Sum over_w = load(lanes.lane[U_OVER_W_L1]), over_floor = load(lanes.lane[U_OVER_FLOOR_L1]);
-  Sum nonfinite = load(lanes.lane[NONFINITE]);
-  for (int64_t i = 0; i < n; i += LANES) {
-    V weight;
-    if constexpr (reads_w) {
-      ahead.w.fetch(i);
-      weight = load(w + i);
-    }
-    ahead.u.fetch(i);
-    const V update = load(u + i);
+  static constexpr bool wants(Column column) { return (Columns >> column & 1) != 0; }
+
+ public:
+  static constexpr bool reads_weights = (Columns & WEIGHT_COLUMNS) != 0;
+
+  LP_INLINE_METHOD Sums(const Lanes &lanes, double eps, double floor)
+      : guard_eps_(eps < tiny), guard_floor_(floor < tiny), zero_(all<T>(0.0)), one_(all<T>(1.0)), eps_(all<T>(eps)),
+        floor_(all<T>(floor)), ww_(load(lanes.lane[WW])), uu_(load(lanes.lane[UU])), wu_(load(lanes.lane[WU])),
+        w_l1_(load(lanes.lane[W_L1])), u_l1_(load(lanes.lane[U_L1])), over_w_(load(lanes.lane[U_OVER_W_L1])),
+        over_floor_(load(lanes.lane[U_OVER_FLOOR_L1])), nonfinite_(load(lanes.lane[NONFINITE])) {}
+
+  LP_INLINE_METHOD void add(const V &weight, const V &update) {
     if constexpr (wants(WW) || wants(WU) || wants(UU)) {
-      Sum wide_u;
-      if constexpr (wants(UU) || wants(WU)) wide_u = widen(update);
-      if constexpr (wants(UU)) uu = add_products<T>(wide_u, wide_u, uu);
+      const Sum wide_u = widen(update);
+      if constexpr (wants(UU)) uu_ = add_products<T>(wide_u, wide_u, uu_);
       if constexpr (wants(WW) || wants(WU)) {
         const Sum wide_w = widen(weight);
-        if constexpr (wants(WW)) ww = add_products<T>(wide_w, wide_w, ww);
-        if constexpr (wants(WU)) wu = add_products<T>(wide_w, wide_u, wu);
+        if constexpr (wants(WW)) ww_ = add_products<T>(wide_w, wide_w, ww_);
+        if constexpr (wants(WU)) wu_ = add_products<T>(wide_w, wide_u, wu_);
       }
     }
-    if constexpr (wants(W_L1)) w_l1 = w_l1 + widen(abs(weight));
-    if constexpr (wants(U_L1)) u_l1 = u_l1 + widen(abs(update));
+    if constexpr (wants(W_L1)) w_l1_ = w_l1_ + widen(abs(weight));
+    if constexpr (wants(U_L1)) u_l1_ = u_l1_ + widen(abs(update));
     if constexpr (wants(U_OVER_W_L1)) {
-      V quotient = abs(update / (abs(weight) + v_eps));
-      if (guard_eps) quotient = where_zero(update, zero, quotient);
-      over_w = over_w + widen(quotient);
+      V quotient = abs(update / (abs(weight) + eps_));
+      if (guard_eps_) quotient = where_zero(update, zero_, quotient);
+      over_w_ = over_w_ + widen(quotient);
     }
     if constexpr (wants(U_OVER_FLOOR_L1)) {
-      V quotient = abs(update / maximum(abs(weight), v_floor));
-      if (guard_floor) quotient = where_zero(update, zero, quotient);
-      over_floor = over_floor + widen(quotient);
+      V quotient = abs(update / maximum(abs(weight), floor_));
+      if (guard_floor_) quotient = where_zero(update, zero_, quotient);
+      over_floor_ = over_floor_ + widen(quotient);
     }
-    if constexpr (wants(NONFINITE)) nonfinite = nonfinite + widen(where_nan(update - update, one, zero));
+    if constexpr (wants(NONFINITE)) nonfinite_ = nonfinite_ + widen(where_nan(update - update, one_, zero_));
   }
-  if constexpr (wants(WW)) store(lanes.lane[WW], ww);
-  if constexpr (wants(UU)) store(lanes.lane[UU], uu);
-  if constexpr (wants(WU)) store(lanes.lane[WU], wu);
-  if constexpr (wants(W_L1)) store(lanes.lane[W_L1], w_l1);
-  if constexpr (wants(U_L1)) store(lanes.lane[U_L1], u_l1);
-  if constexpr (wants(U_OVER_W_L1)) store(lanes.lane[U_OVER_W_L1], over_w);
-  if constexpr (wants(U_OVER_FLOOR_L1)) store(lanes.lane[U_OVER_FLOOR_L1], over_floor);
-  if constexpr (wants(NONFINITE)) store(lanes.lane[NONFINITE], nonfinite);
+
+  LP_INLINE_METHOD void store_to(Lanes &lanes) const {
+    if constexpr (wants(WW)) store(lanes.lane[WW], ww_);
+    if constexpr (wants(UU)) store(lanes.lane[UU], uu_);
+    if constexpr (wants(WU)) store(lanes.lane[WU], wu_);
+    if constexpr (wants(W_L1)) store(lanes.lane[W_L1], w_l1_);
+    if constexpr (wants(U_L1)) store(lanes.lane[U_L1], u_l1_);
+    if constexpr (wants(U_OVER_W_L1)) store(lanes.lane[U_OVER_W_L1], over_w_);
+    if constexpr (wants(U_OVER_FLOOR_L1)) store(lanes.lane[U_OVER_FLOOR_L1], over_floor_);
+    if constexpr (wants(NONFINITE)) store(lanes.lane[NONFINITE], nonfinite_);
+  }
+
+ private:
+  // 0/0 is a weight of zero that asks for no change: it adds nothing. Another divisor cannot be zero.
+  static constexpr double tiny = sizeof(T) == 4 ? 1.17549435082228751e-38 : 2.2250738585072014e-308;
+  const bool guard_eps_, guard_floor_;
+  const V zero_, one_, eps_, floor_;
+  // Variables of their own: compilers keep an array in memory, and then every addition waits for a store.
+  Sum ww_, uu_, wu_, w_l1_, u_l1_, over_w_, over_floor_, nonfinite_;
+};
+
+// The sets of columns that rules and monitors ask for: each has loops of its own. Any other set takes a loop a column.
+constexpr unsigned NO_COLUMNS = 0, NORMS = 1u << WW | 1u << UU, INNER = NORMS | 1u << WU;
+constexpr unsigned L1 = 1u << W_L1 | 1u << U_L1, ALL_NORMS = INNER | L1;
+constexpr unsigned SHARES = 1u << WW | 1u << U_OVER_W_L1 | 1u << U_OVER_FLOOR_L1;
+constexpr int COLUMN_SETS = 6;
+
+LP_INLINE int column_set(unsigned columns) {
+  switch (columns) {
+    case NO_COLUMNS: return 0;
+    case NORMS: return 1;
+    case INNER: return 2;
+    case L1: return 3;
+    case ALL_NORMS: return 4;
+    case SHARES: return 5;
+    default: return -1;
+  }
 }
 
-// The sets that rules ask for have a loop of their own; any other set takes a loop a column.
-template <class T>
-void sum_any(unsigned columns, int64_t n, const T *w, const T *u, double eps, double floor, const Ahead &ahead,
-             Lanes &lanes) {
-  constexpr unsigned norms = 1u << WW | 1u << UU, inner = norms | 1u << WU, l1 = 1u << W_L1 | 1u << U_L1;
-  constexpr unsigned shares = 1u << WW | 1u << U_OVER_W_L1 | 1u << U_OVER_FLOOR_L1;
-  switch (columns) {
-    case norms: return sum_columns<T, norms>(n, w, u, eps, floor, ahead, lanes);
-    case inner: return sum_columns<T, inner>(n, w, u, eps, floor, ahead, lanes);
-    case l1: return sum_columns<T, l1>(n, w, u, eps, floor, ahead, lanes);
-    case shares: return sum_columns<T, shares>(n, w, u, eps, floor, ahead, lanes);
-    case inner | l1: return sum_columns<T, inner | l1>(n, w, u, eps, floor, ahead, lanes);
-    default: break;
+template <class T, unsigned Columns>
+void sum_loop(int64_t n, const T *w, const T *u, double eps, double floor, Lanes &lanes) {
+  Sums<T, Columns> sums(lanes, eps, floor);
+  for (int64_t i = 0; i < n; i += LANES) {
+    Vec<T> weight;
+    if constexpr (Sums<T, Columns>::reads_weights) weight = load(w + i);
+    sums.add(weight, load(u + i));
   }
-  if (columns >> WW & 1) sum_columns<T, 1u << WW>(n, w, u, eps, floor, ahead, lanes);
-  if (columns >> UU & 1) sum_columns<T, 1u << UU>(n, w, u, eps, floor, ahead, lanes);
-  if (columns >> WU & 1) sum_columns<T, 1u << WU>(n, w, u, eps, floor, ahead, lanes);
-  if (columns >> W_L1 & 1) sum_columns<T, 1u << W_L1>(n, w, u, eps, floor, ahead, lanes);
-  if (columns >> U_L1 & 1) sum_columns<T, 1u << U_L1>(n, w, u, eps, floor, ahead, lanes);
-  if (columns >> U_OVER_W_L1 & 1) sum_columns<T, 1u << U_OVER_W_L1>(n, w, u, eps, floor, ahead, lanes);
-  if (columns >> U_OVER_FLOOR_L1 & 1) sum_columns<T, 1u << U_OVER_FLOOR_L1>(n, w, u, eps, floor, ahead, lanes);
-  if (columns >> NONFINITE & 1) sum_columns<T, 1u << NONFINITE>(n, w, u, eps, floor, ahead, lanes);
+  sums.store_to(lanes);
+}
+
+// Any columns of a u that is there.
+template <class T>
+void sum_any(unsigned columns, int64_t n, const T *w, const T *u, double eps, double floor, Lanes &lanes) {
+  if (columns >> WW & 1) sum_loop<T, 1u << WW>(n, w, u, eps, floor, lanes);
+  if (columns >> UU & 1) sum_loop<T, 1u << UU>(n, w, u, eps, floor, lanes);
+  if (columns >> WU & 1) sum_loop<T, 1u << WU>(n, w, u, eps, floor, lanes);
+  if (columns >> W_L1 & 1) sum_loop<T, 1u << W_L1>(n, w, u, eps, floor, lanes);
+  if (columns >> U_L1 & 1) sum_loop<T, 1u << U_L1>(n, w, u, eps, floor, lanes);
+  if (columns >> U_OVER_W_L1 & 1) sum_loop<T, 1u << U_OVER_W_L1>(n, w, u, eps, floor, lanes);
+  if (columns >> U_OVER_FLOOR_L1 & 1) sum_loop<T, 1u << U_OVER_FLOOR_L1>(n, w, u, eps, floor, lanes);
+  if (columns >> NONFINITE & 1) sum_loop<T, 1u << NONFINITE>(n, w, u, eps, floor, lanes);
 }
 
 }  // namespace layerpace::LP_ISA

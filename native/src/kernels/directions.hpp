@@ -6,7 +6,6 @@
 // sqrt(v + inside) + outside, one of both is eps and the other zero, which changes no bit.
 #pragma once
 
-#include "ahead.hpp"
 #include "pack.hpp"
 
 namespace layerpace::LP_ISA {
@@ -267,72 +266,6 @@ struct RAdam : Defaults {
     V u = s[0] * k[3];
     return where_zero(k[4], u, u / (sqrt(s[1]) + k[5]));
   }
-};
-
-// A loop over n entries, n a multiple of LANES. g, s and u may be memory of the user's or buffers.
-template <class T, class Policy, bool Again>
-void run_direction(int64_t n, const T *g, T *const *s, T *u, const double *constants, const Ahead &ahead) {
-  using V = Vec<T>;
-  constexpr unsigned all_states = (1u << Policy::states) - 1;
-  constexpr unsigned reads = Again ? Policy::again_reads : all_states;
-  constexpr unsigned writes = Again ? Policy::again_writes : all_states & ~Policy::again_writes;
-  V k[MAX_CONSTANTS];
-  for (int j = 0; j < MAX_CONSTANTS; ++j) k[j] = all<T>(constants[j]);
-  for (int64_t i = 0; i < n; i += LANES) {
-    V moment[MAX_STATES];
-    for (int j = 0; j < Policy::states; ++j) {
-      if (reads >> j & 1) {
-        ahead.s[j].fetch(i);
-        moment[j] = load(s[j] + i);
-      }
-    }
-    V gradient;
-    if constexpr (!Again || Policy::again_reads_gradient) {
-      ahead.g.fetch(i);
-      gradient = load(g + i);
-    }
-    V out = Again ? Policy::again(gradient, moment, k) : Policy::first(gradient, moment, k);
-    for (int j = 0; j < Policy::states; ++j) {
-      if (writes >> j & 1) store(s[j] + i, moment[j]);
-    }
-    store(u + i, out);
-  }
-}
-
-template <class T>
-struct Direction {
-  void (*first)(int64_t n, const T *g, T *const *s, T *u, const double *constants, const Ahead &ahead);
-  void (*again)(int64_t n, const T *g, T *const *s, T *u, const double *constants, const Ahead &ahead);
-  void (*prepare)(const double *options, double t, double *memory, double *constants);
-  int states;
-  bool again_reads_gradient;
-  unsigned again_reads, again_writes;
-};
-
-template <class T, class Policy>
-constexpr Direction<T> direction() {
-  return {run_direction<T, Policy, false>,      run_direction<T, Policy, true>, Policy::prepare,     Policy::states,
-          Policy::again_reads_gradient, Policy::again_reads,            Policy::again_writes};
-}
-
-// In the order of DirectionId in job.hpp.
-template <class T>
-inline constexpr Direction<T> DIRECTIONS[] = {
-    direction<T, SGD>(),
-    direction<T, HeavyBall>(),
-    direction<T, Nesterov>(),
-    direction<T, EMAMomentum>(),
-    direction<T, AdaGrad>(),
-    direction<T, AdaDelta>(),
-    direction<T, RMSProp<false, false>>(),
-    direction<T, RMSProp<true, false>>(),
-    direction<T, RMSProp<false, true>>(),
-    direction<T, RMSProp<true, true>>(),
-    direction<T, Adam<false>>(),
-    direction<T, Adam<true>>(),
-    direction<T, AdaMax>(),
-    direction<T, NAdam>(),
-    direction<T, RAdam>(),
 };
 
 }  // namespace layerpace::LP_ISA

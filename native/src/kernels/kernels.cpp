@@ -1,13 +1,11 @@
 // The kernels of one instruction set: this file is compiled once for each, with LP_ISA as the namespace.
 //
-// A piece is worked on in blocks that stay in the L1 cache: conversion, direction, sums and update are loops of their
-// own over a block, so that any direction goes with any update, any columns and any storage. Nothing from the standard
-// library that the linker could share between instruction sets may be called here.
+// A piece is worked on in blocks. Memory of the computation's own type is read and written where it is; other storage
+// goes through buffers that stay in the L1 cache. Nothing from the standard library that the linker could share between
+// instruction sets may be called here.
 #include "../job.hpp"
-#include "columns.hpp"
-#include "directions.hpp"
+#include "loops.hpp"
 #include "storage.hpp"
-#include "updates.hpp"
 
 namespace layerpace::LP_ISA {
 namespace {
@@ -50,40 +48,55 @@ class Walk {
   template <Stage stage>
   void block(int64_t at, int64_t n, int64_t padded, const Coefficients &coefficients, Lanes &lanes) {
     constexpr bool moves = stage == Stage::second || stage == Stage::whole;
-    const T *w = nullptr;
-    if (moves || job_.l2 != 0 || (job_.columns & WEIGHT_COLUMNS)) w = weights(at, n, padded);
-
     const Ahead ahead = look_ahead(at + DISTANCE);
-    T *kept = static_cast<T *>(piece_.kept);
+    T *kept = stage == Stage::first || stage == Stage::second ? static_cast<T *>(piece_.kept) : nullptr;
     const bool has_u = stage == Stage::second && kept;
-    const T *g = nullptr;
-    if (!has_u && (stage != Stage::second || direction_.again_reads_gradient)) g = gradients(at, n, padded, w, stage);
+    Operands<T> on;
+    on.constants = piece_.constants;
+    if (moves || job_.l2 != 0 || (job_.columns & WEIGHT_COLUMNS)) on.w = weights(at, n, padded);
+    if (!has_u && (stage != Stage::second || direction_.again_reads_gradient)) {
+      on.g = gradients(at, n, padded, on.w, stage);
+    }
     if constexpr (stage == Stage::gradient) {
-      sum_any<T>(job_.columns, padded, w, g, job_.eps, job_.floor, ahead, lanes);
+      sum_any<T>(job_.columns, padded, on.w, on.g, job_.eps, job_.floor, lanes);
       return;
     }
+    if (!has_u) moments<stage != Stage::second>(at, n, padded, on);
 
-    const T *u = g;
-    if (has_u) {
-      u = kept + at;
-    } else if (job_.direction != kSGD) {
-      T *made = kept ? kept + at : buffers_.u;
-      if constexpr (stage == Stage::second) {
-        advance(direction_.again, direction_.again_reads, direction_.again_writes, at, n, padded, g, made, ahead);
-      } else {
-        const unsigned all = (1u << direction_.states) - 1;
-        advance(direction_.first, all, all & ~direction_.again_writes, at, n, padded, g, made, ahead);
-        if (stage == Stage::whole && direction_.again_writes) {
-          advance(direction_.again, direction_.again_reads, direction_.again_writes, at, n, padded, g, made, ahead);
-        }
+    if constexpr (stage == Stage::first) {
+      const int set = n == padded ? column_set(job_.columns) : -1;
+      if (kept) on.u = kept + at;
+      sum(set, padded, on, n, kept != nullptr, ahead, lanes);
+    }
+    if constexpr (moves) {
+      on.out = const_cast<T *>(on.w);  // memory that is written in place, or the buffer that w lies in
+      if (job_.update != kDisplace) on.v = fetch<T>(job_.moment, piece_.v, at, n, padded, buffers_.v);
+      Update<T> update = stage == Stage::second ? direction_.again[job_.update] : direction_.whole[job_.update];
+      if (has_u) {
+        on.u = kept + at;
+        update = WITH_U<T>[job_.update];
+      } else if (stage == Stage::whole && job_.columns) {
+        sum(n == padded ? column_set(job_.columns) : -1, padded, on, n, true, ahead, lanes);
+        update = WITH_U<T>[job_.update];
       }
-      for (int64_t i = n; i < padded; ++i) made[i] = T(0);
-      u = made;
+      update(padded, on, coefficients, job_.momentum, job_.keep, ahead);
     }
-    if (stage != Stage::second && job_.columns) {
-      sum_any<T>(job_.columns, padded, w, u, job_.eps, job_.floor, ahead, lanes);
+    if (!has_u) put_moments<stage != Stage::second>(at, n, on, stage == Stage::whole || kept);
+    if constexpr (moves) put_weights(at, n, on);
+  }
+
+  // The first pass over a block, by one loop if there is one for the columns. A padded block's u is made zero where
+  // there is no entry, before it is summed. u is left in on.u, which may be its own buffer.
+  void sum(int set, int64_t padded, Operands<T> &on, int64_t n, bool finish, const Ahead &ahead, Lanes &lanes) {
+    if (set >= 0) {
+      if (!on.u && finish) on.u = buffers_.u;
+      direction_.first[set](padded, on, job_.eps, job_.floor, finish, ahead, lanes);
+      return;
     }
-    if constexpr (moves) move(at, n, padded, w, u, coefficients, ahead);
+    if (!on.u) on.u = buffers_.u;
+    direction_.first[0](padded, on, job_.eps, job_.floor, finish, ahead, lanes);
+    for (int64_t i = n; i < padded; ++i) on.u[i] = T(0);
+    sum_any<T>(job_.columns, padded, on.w, on.u, job_.eps, job_.floor, lanes);
   }
 
   // What lies behind entry `at`: more of this piece, or the start of the next one.
@@ -98,7 +111,7 @@ class Walk {
     };
     Ahead out{stream(from.w, job_.param), stream(from.g, job_.param), {}, stream(from.v, job_.moment), {}};
     for (int j = 0; j < MAX_STATES; ++j) out.s[j] = stream(from.s[j], job_.moment);
-    out.u = job_.direction == kSGD ? out.g : stream(nullptr, job_.param);
+    out.u = job_.direction == kSGD ? out.g : stream(from.kept, sizeof(T) == 8 ? Storage::f64 : Storage::f32);
     return out;
   }
 
@@ -134,49 +147,54 @@ class Walk {
     return buffers_.g;
   }
 
-  template <class Run>
-  void advance(Run run, unsigned reads, unsigned writes, int64_t at, int64_t n, int64_t padded, const T *g,
-               T *u, const Ahead &ahead) {
-    T *s[MAX_STATES] = {};
+  // The moments that a pass reads or writes.
+  template <bool First>
+  void moments(int64_t at, int64_t n, int64_t padded, Operands<T> &on) {
+    const unsigned all = (1u << direction_.states) - 1;
+    const unsigned touched = First ? all : direction_.again_reads | direction_.again_writes;
     for (int j = 0; j < direction_.states; ++j) {
-      if ((reads | writes) >> j & 1) s[j] = fetch<T>(job_.moment, piece_.s[j], at, n, padded, buffers_.s[j]);
+      if (touched >> j & 1) on.s[j] = fetch<T>(job_.moment, piece_.s[j], at, n, padded, buffers_.s[j]);
     }
-    run(padded, g, s, u, piece_.constants, ahead);
+  }
+
+  template <bool First>
+  void put_moments(int64_t at, int64_t n, const Operands<T> &on, bool finished) {
+    const unsigned all = (1u << direction_.states) - 1, late = direction_.again_writes;
+    const unsigned written = !First ? late : finished ? all : all & ~late;
     for (int j = 0; j < direction_.states; ++j) {
-      if (writes >> j & 1) {
-        const Random numbers = random(j, at);
-        put_back<T>(job_.moment, piece_.s[j], at, n, s[j], &numbers);
+      if (written >> j & 1) {
+        if (sizeof(T) == 4 && job_.moment == Storage::bf16 && j % 2 == 0) draw_bits(static_cast<uint64_t>(j / 2), at, n);
+        const Random half = {bits_, j % 2 * 16};
+        put_back<T>(job_.moment, piece_.s[j], at, n, on.s[j], &half);
       }
     }
   }
 
-  void move(int64_t at, int64_t n, int64_t padded, const T *w, const T *u, const Coefficients &coefficients,
-            const Ahead &ahead) {
-    T *v = job_.update == kDisplace ? nullptr : fetch<T>(job_.moment, piece_.v, at, n, padded, buffers_.v);
-    // Memory that is written in place, or the buffer that w lies in already.
-    T *out = const_cast<T *>(w);
-    UPDATES<T>[job_.update](padded, w, out, u, v, coefficients, job_.momentum, job_.keep, ahead);
-    if (v) {
-      const Random numbers = random(MAX_STATES, at);
-      put_back<T>(job_.moment, piece_.v, at, n, v, &numbers);
+  void put_weights(int64_t at, int64_t n, const Operands<T> &on) {
+    if (on.v) {
+      if (sizeof(T) == 4 && job_.moment == Storage::bf16) draw_bits(MAX_STATES, at, n);
+      const Random half = {bits_, 0};
+      put_back<T>(job_.moment, piece_.v, at, n, on.v, &half);
     }
     if constexpr (sizeof(T) == 4) {
-      if (piece_.master) __builtin_memcpy(piece_.master + at, out, n * sizeof(float));
+      if (piece_.master) __builtin_memcpy(piece_.master + at, on.out, static_cast<size_t>(n) * sizeof(float));
     }
-    const Random numbers = random(MAX_STATES + 1, at);
-    const bool stochastic = job_.low_precision == LowPrecision::stochastic;
-    put_back<T>(job_.param, piece_.w, at, n, out, stochastic ? &numbers : nullptr);
+    const bool stochastic = sizeof(T) == 4 && job_.low_precision == LowPrecision::stochastic && bytes(job_.param) == 2;
+    if (stochastic) draw_bits(MAX_STATES + 1, at, n);
+    const Random half = {bits_, 0};
+    put_back<T>(job_.param, piece_.w, at, n, on.out, stochastic ? &half : nullptr);
   }
 
-  // Random numbers for one of the tensors of a parameter.
-  Random random(uint64_t tensor, int64_t at) const {
-    return {piece_.key + tensor * 0x9e3779b97f4a7c15u, piece_.first + static_cast<uint64_t>(at)};
+  // Random bits for the block, one sequence for each number.
+  void draw_bits(uint64_t sequence, int64_t at, int64_t n) {
+    draw(piece_.key + sequence * 0x9e3779b97f4a7c15u, piece_.first + static_cast<uint64_t>(at), n, bits_);
   }
 
   const Job &job_;
   const Piece &piece_;
   const Direction<T> &direction_;
   Buffers<T> buffers_;
+  alignas(64) uint32_t bits_[BLOCK];
 };
 
 template <Stage stage>

@@ -20,13 +20,18 @@ LP_INLINE uint32_t mix(uint32_t x) {
   return x ^ x >> 16;
 }
 
-// Random numbers of consecutive entries: number i is that of entry first + i.
+// Random bits for consecutive entries of one tensor: sixteen of them serve one rounding.
+inline void draw(uint64_t key, uint64_t first, int64_t n, uint32_t *__restrict bits) {
+  const uint32_t low = static_cast<uint32_t>(first);
+  const uint32_t offset =
+      static_cast<uint32_t>(key) ^ mix(static_cast<uint32_t>(key >> 32) + static_cast<uint32_t>(first >> 32));
+  for (int64_t i = 0; i < n; ++i) bits[i] = mix((low + static_cast<uint32_t>(i)) ^ offset);
+}
+
+// Where a rounding takes its bits from: the lower or the upper half of each number.
 struct Random {
-  uint32_t low, offset;
-  Random(uint64_t key, uint64_t first)
-      : low(static_cast<uint32_t>(first)),
-        offset(static_cast<uint32_t>(key) ^ mix(static_cast<uint32_t>(key >> 32) + static_cast<uint32_t>(first >> 32))) {}
-  uint32_t operator()(uint32_t i) const { return mix((low + i) ^ offset); }
+  const uint32_t *bits;
+  int shift;
 };
 
 LP_INLINE float bf16_to_float(uint16_t x) { return __builtin_bit_cast(float, static_cast<uint32_t>(x) << 16); }
@@ -76,7 +81,7 @@ LP_INLINE uint16_t float_to_f16_random(float x, uint32_t random) {
   if (size < 0x38800000u) {
     // In units of 2^-24, the spacing of subnormal numbers; exact in double.
     double steps = static_cast<double>(__builtin_bit_cast(float, size)) * 0x1p24;
-    out = static_cast<uint32_t>(steps + (random >> 8) * 0x1p-24);
+    out = static_cast<uint32_t>(steps + (random & 0xffffu) * 0x1p-16);
   } else {
     out = (size - 0x38000000u + (random & 0x1fffu)) >> 13;
     if (out > 0x7c00u) out = 0x7c00u;
@@ -95,7 +100,9 @@ inline void round_bf16(int64_t n, const float *__restrict from, uint16_t *__rest
 }
 
 inline void round_bf16(int64_t n, const float *__restrict from, uint16_t *__restrict to, const Random &random) {
-  for (int64_t i = 0; i < n; ++i) to[i] = float_to_bf16_random(from[i], random(static_cast<uint32_t>(i)));
+  const uint32_t *__restrict bits = random.bits;
+  const int shift = random.shift;
+  for (int64_t i = 0; i < n; ++i) to[i] = float_to_bf16_random(from[i], bits[i] >> shift);
 }
 
 inline void widen_f16(int64_t n, const uint16_t *from, float *to) {
@@ -120,7 +127,7 @@ inline void round_f16(int64_t n, const float *from, uint16_t *to) {
 }
 
 inline void round_f16(int64_t n, const float *from, uint16_t *to, const Random &random) {
-  for (int64_t i = 0; i < n; ++i) to[i] = float_to_f16_random(from[i], random(static_cast<uint32_t>(i)));
+  for (int64_t i = 0; i < n; ++i) to[i] = float_to_f16_random(from[i], random.bits[i] >> random.shift);
 }
 
 // n entries of `from` as T: the memory itself where it fits, else a copy in `buffer`, zero up to `padded`.

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "../job.hpp"
-#include "ahead.hpp"
 #include "pack.hpp"
 
 namespace layerpace::LP_ISA {
@@ -36,34 +35,19 @@ struct NesterovVelocity {
   }
 };
 
-template <class T, class Policy>
-void run_update(int64_t n, const T *w, T *out, const T *u, T *v, const Coefficients &at, double momentum,
-                double kept, const Ahead &ahead) {
-  using V = Vec<T>;
-  const V c = all<T>(at.c), b = all<T>(at.b), lr = all<T>(at.lr), mu = all<T>(momentum), keep = all<T>(kept);
-  for (int64_t i = 0; i < n; i += LANES) {
-    ahead.w.fetch(i);
-    ahead.u.fetch(i);
-    const V weight = load(w + i);
-    const V d = load(u + i) * b + weight * c;
-    V velocity;
-    if constexpr (Policy::velocity) {
-      ahead.v.fetch(i);
-      velocity = load(v + i);
-    }
-    const V step = Policy::move(d, velocity, mu, keep, lr);
-    if constexpr (Policy::velocity) store(v + i, velocity);
-    store(out + i, weight - step);
-  }
-}
-
-// In the order of UpdateId in job.hpp.
+// The numbers of an update, in every lane.
 template <class T>
-inline constexpr void (*UPDATES[])(int64_t, const T *, T *, const T *, T *, const Coefficients &, double, double,
-                                           const Ahead &) = {
-    run_update<T, Displace>,
-    run_update<T, HeavyVelocity>,
-    run_update<T, NesterovVelocity>,
+struct UpdateNumbers {
+  Vec<T> c, b, lr, momentum, keep;
+  LP_INLINE_METHOD UpdateNumbers(const Coefficients &at, double momentum, double kept)
+      : c(all<T>(at.c)), b(all<T>(at.b)), lr(all<T>(at.lr)), momentum(all<T>(momentum)), keep(all<T>(kept)) {}
 };
+
+// The new weights; v is advanced.
+template <class Policy, class T>
+LP_INLINE Vec<T> updated(const Vec<T> &weight, const Vec<T> &u, Vec<T> &v, const UpdateNumbers<T> &at) {
+  const Vec<T> d = u * at.b + weight * at.c;
+  return weight - Policy::move(d, v, at.momentum, at.keep, at.lr);
+}
 
 }  // namespace layerpace::LP_ISA
