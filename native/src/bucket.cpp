@@ -12,8 +12,8 @@ namespace layerpace {
 namespace {
 
 // The sums of a layer are those of its chunks, added in their order: the same bits for any number of threads.
-constexpr int64_t CHUNK = 1 << 15;
-// Layers smaller than this share a task, so that taking a task costs nothing beside it.
+constexpr int64_t CHUNK = 1 << 14;
+// Small layers are taken together until they have so many entries, so that taking them costs nothing beside the work.
 constexpr int64_t SHARED_TASK = 1 << 14;
 
 // The most memory for u of one layer; larger ones make u again.
@@ -161,6 +161,7 @@ Bucket::Bucket(const Watch &watch, std::vector<std::string> states, const std::s
     if (first != numel) throw std::invalid_argument("the layers of a parameter are not all of it");
   }
   check_apart(moments);
+  arrange();
   partial_.resize(chunks * COLUMN_COUNT);
   row_.resize(layers_.size() * COLUMN_COUNT);
   progress_.reset(new Progress[layers_.size()]);
@@ -279,6 +280,16 @@ Piece Bucket::piece(const Layer &layer, size_t chunk) const {
   return out;
 }
 
+// A piece that knows which one its thread takes afterwards, if there is such a chunk.
+Piece Bucket::piece_before(size_t layer, size_t chunk, size_t next_chunk, Piece &next) const {
+  Piece out = piece(layers_[layer], chunk);
+  if (next_chunk < layers_[layer].chunks) {
+    next = piece(layers_[layer], next_chunk);
+    out.next = &next;
+  }
+  return out;
+}
+
 bool Bucket::one_pass(size_t layer) const {
   return rule.id == RuleId::identity || (request_->vectors.excluded && request_->vectors.excluded[layer]);
 }
@@ -327,7 +338,8 @@ void Bucket::make_room(int passes) {
 bool Bucket::in_cache(const Layer &layer) const { return layer.n * entry_bytes_ <= cached_bytes(); }
 
 void Bucket::sum_chunk(size_t layer, size_t chunk) {
-  sums_(job, piece(layers_[layer], chunk), &partial_[(layers_[layer].chunk + chunk) * COLUMN_COUNT]);
+  Piece next;
+  sums_(job, piece_before(layer, chunk, chunk + 1, next), &partial_[(layers_[layer].chunk + chunk) * COLUMN_COUNT]);
 }
 
 void Bucket::finish_sums(size_t layer) {
@@ -404,96 +416,124 @@ void Bucket::whole_layer(size_t layer, bool more) {
   each_chunk([&](const Piece &part, double *) { kernels().second(job, part, coefficients); });
 }
 
-void Bucket::perform(const Task &task) {
-  if (task.kind == Task::all) {
-    for (size_t layer = task.layer; layer < task.end; ++layer) whole_layer(layer, layer + 1 < task.end);
-    return;
+void Bucket::small_layer(size_t layer, bool more, int passes) {
+  if (passes == 3) return whole_layer(layer, more);
+  if (held_back(layer)) return;
+  for (size_t chunk = 0; chunk < layers_[layer].chunks; ++chunk) {
+    passes == 1 ? sum_chunk(layer, chunk) : chunk_second(layer, chunk);
   }
-  Progress &progress = progress_[task.layer];
-  const Layer &own = layers_[task.layer];
-  const bool steps = !held_back(task.layer), together = rule.id != RuleId::none;
-  if (task.kind == Task::first) {
-    if (own.before != task.layer) {  // its u lies where this layer's will
-      for (int turn = 0; progress_[own.before].unmoved.load(std::memory_order_acquire) > 0; ++turn) pause_briefly(turn);
-    }
-    if (steps) {
-      if (together && one_pass(task.layer)) {
-        for (size_t chunk = task.chunk; chunk < task.chunk_end; ++chunk) {
-          kernels().whole(job, piece(own, chunk), progress.coefficients,
-                          &partial_[(own.chunk + chunk) * COLUMN_COUNT]);
-        }
-      } else {
-        for (size_t chunk = task.chunk; chunk < task.chunk_end; ++chunk) sum_chunk(task.layer, chunk);
-      }
-    }
-    const auto done = static_cast<int64_t>(task.chunk_end - task.chunk);
-    if (progress.left.fetch_sub(done, std::memory_order_acq_rel) == done) {
-      if (steps) {
-        finish_sums(task.layer);
-        if (together) one_pass(task.layer) ? remember(task.layer) : decide_layer(task.layer);
-      }
-      progress.decided.store(true, std::memory_order_release);
-    }
-    return;
+  if (passes == 1) finish_sums(layer);
+}
+
+void Bucket::chunk_first(size_t layer, size_t chunk) {
+  if (rule.id != RuleId::none && one_pass(layer)) {
+    Piece next;
+    kernels().whole(job, piece_before(layer, chunk, chunk + 1, next), progress_[layer].coefficients,
+                    &partial_[(layers_[layer].chunk + chunk) * COLUMN_COUNT]);
+  } else {
+    sum_chunk(layer, chunk);
   }
-  if (!steps || (together && one_pass(task.layer))) {
+}
+
+void Bucket::chunk_second(size_t layer, size_t chunk) {
+  Piece next;
+  kernels().second(job, piece_before(layer, chunk, chunk - 1, next), progress_[layer].coefficients);
+}
+
+// Calls run(chunk) for each chunk of a large layer once. Every thread has the same part of the layer in both passes, so
+// that the second finds it in the cache of its own core; who is done with that helps the others.
+template <class Run>
+void Bucket::sweep(size_t large, int pass, int thread, int threads, Run run) {
+  const auto chunks = static_cast<int64_t>(layers_[large_[large]].chunks);
+  for (int turn = 0; turn < threads; ++turn) {
+    const int owner = (thread + turn) % threads;
+    const int64_t begin = chunks * owner / threads, end = chunks * (owner + 1) / threads;
+    std::atomic<int64_t> &taken = shares_[(large * 2 + static_cast<size_t>(pass)) * static_cast<size_t>(threads) +
+                                          static_cast<size_t>(owner)].taken;
+    for (int64_t i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < end - begin;) {
+      // The second pass goes backwards: what was read last is the part that the cache still has.
+      run(static_cast<size_t>(pass == 0 ? begin + i : end - 1 - i));
+    }
+  }
+}
+
+void Bucket::first_pass(size_t large, int thread, int threads) {
+  const size_t layer = large_[large];
+  Progress &progress = progress_[layer];
+  const size_t before = layers_[layer].before;  // its u lies where this layer's will
+  if (before != layer) {
+    for (int turn = 0; progress_[before].unmoved.load(std::memory_order_acquire) > 0; ++turn) pause_briefly(turn);
+  }
+  const bool steps = !held_back(layer);
+  sweep(large, 0, thread, threads, [&](size_t chunk) {
+    if (steps) chunk_first(layer, chunk);
+    if (progress.left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    if (steps) {  // this was the last chunk
+      finish_sums(layer);
+      if (rule.id != RuleId::none) one_pass(layer) ? remember(layer) : decide_layer(layer);
+    }
+    progress.decided.store(true, std::memory_order_release);
+  });
+}
+
+void Bucket::second_pass(size_t large, int thread, int threads) {
+  const size_t layer = large_[large];
+  Progress &progress = progress_[layer];
+  const bool together = rule.id != RuleId::none;
+  if (held_back(layer) || (together && one_pass(layer))) {
     progress.unmoved.store(0, std::memory_order_release);
     return;
   }
   if (together) {
     for (int turn = 0; !progress.decided.load(std::memory_order_acquire); ++turn) pause_briefly(turn);
   }
-  // Backwards: the end of the layer was read last, and is the part that a cache still has.
-  for (size_t chunk = task.chunk_end; chunk-- > task.chunk;) {
-    kernels().second(job, piece(own, chunk), progress.coefficients);
-  }
-  progress.unmoved.fetch_sub(static_cast<int64_t>(task.chunk_end - task.chunk), std::memory_order_release);
+  sweep(large, 1, thread, threads, [&](size_t chunk) {
+    chunk_second(layer, chunk);
+    progress.unmoved.fetch_sub(1, std::memory_order_release);
+  });
 }
 
-// Large layers first, cut into chunks; then small ones, several to a task, which even out the threads' ends.
-std::vector<Bucket::Task> Bucket::plan(bool first, bool second) const {
-  std::vector<Task> tasks;
+// Large layers first, which all threads share; then small ones, several at a time, which even out the threads' ends.
+void Bucket::arrange() {
+  size_t begin = 0;
+  int64_t entries = 0;
+  auto close = [&](size_t end) {
+    if (end > begin) batches_.push_back({begin, end});
+    begin = end, entries = 0;
+  };
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    const Layer &own = layers_[layer];
-    if (first && second && in_cache(own)) continue;
-    if (first) {
-      for (size_t chunk = 0; chunk < own.chunks; ++chunk) tasks.push_back({Task::first, layer, 0, chunk, chunk + 1});
-    }
-    if (second) {
-      for (size_t chunk = own.chunks; chunk-- > 0;) tasks.push_back({Task::second, layer, 0, chunk, chunk + 1});
+    if (!in_cache(layers_[layer])) {
+      large_.push_back(layer);
+      close(layer);
+      begin = layer + 1;
+    } else if ((entries += layers_[layer].n) >= SHARED_TASK) {
+      close(layer + 1);
     }
   }
-  if (first && second) {
-    size_t begin = 0;
-    int64_t entries = 0;
-    auto close = [&](size_t end) {
-      if (end > begin) tasks.push_back({Task::all, begin, end, 0, 0});
-      begin = end, entries = 0;
-    };
-    for (size_t layer = 0; layer < layers_.size(); ++layer) {
-      if (!in_cache(layers_[layer])) {
-        close(layer);
-        begin = layer + 1;
-      } else if ((entries += layers_[layer].n) >= SHARED_TASK) {
-        close(layer + 1);
-      }
-    }
-    close(layers_.size());
-  }
-  return tasks;
+  close(layers_.size());
 }
 
 void Bucket::run(int passes) {
-  std::vector<Task> &tasks = tasks_[passes];
-  if (tasks.empty()) tasks = plan(passes & 1, passes & 2);
+  const int threads = std::max(1, request_->threads);
   std::fill(row_.begin(), row_.end(), 0.0);
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    progress_[layer].left.store(static_cast<int64_t>(layers_[layer].chunks), std::memory_order_relaxed);
-    progress_[layer].decided.store(false, std::memory_order_relaxed);
+  for (size_t layer : large_) {
     const auto chunks = static_cast<int64_t>(layers_[layer].chunks);
-    progress_[layer].unmoved.store(passes == 3 && !in_cache(layers_[layer]) ? chunks : 0, std::memory_order_relaxed);
+    progress_[layer].left.store(chunks, std::memory_order_relaxed);
+    progress_[layer].decided.store(false, std::memory_order_relaxed);
+    progress_[layer].unmoved.store(passes == 3 ? chunks : 0, std::memory_order_relaxed);
   }
-  run_tasks(tasks.size(), request_->threads, [&](size_t i) { perform(tasks[i]); });
+  std::vector<Share>(large_.size() * 2 * static_cast<size_t>(threads)).swap(shares_);
+  std::atomic<size_t> next{0};
+  on_threads(threads, [&](int thread, int count) {
+    for (size_t large = 0; large < large_.size(); ++large) {
+      if (passes & 1) first_pass(large, thread, count);
+      if (passes & 2) second_pass(large, thread, count);
+    }
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < batches_.size();) {
+      const Batch batch = batches_[i];
+      for (size_t layer = batch.begin; layer < batch.end; ++layer) small_layer(layer, layer + 1 < batch.end, passes);
+    }
+  });
 }
 
 }  // namespace layerpace

@@ -65,15 +65,18 @@ class Bucket {
     std::atomic<int64_t> unmoved{0};  // chunks that pass 2 has still to move
     Coefficients coefficients;
   };
-  struct Task {
-    enum Kind { all, first, second } kind;
-    size_t layer, end;  // all: layers [layer, end)
-    size_t chunk, chunk_end;
+  // The chunks of a large layer that one thread has still to take in one pass.
+  struct alignas(64) Share {
+    std::atomic<int64_t> taken{0};
+  };
+  struct Batch {
+    size_t begin, end;  // small layers
   };
 
   void check_apart(const std::vector<int> &moments) const;
   void begin(const Request &request);
   Piece piece(const Layer &layer, size_t chunk) const;
+  Piece piece_before(size_t layer, size_t chunk, size_t next_chunk, Piece &next) const;
   bool held_back(size_t layer) const { return request_->vectors.ok && !request_->vectors.ok[layer]; }
   bool one_pass(size_t layer) const;
   bool keeps_u() const;
@@ -85,10 +88,16 @@ class Bucket {
   void remember(size_t layer);
   void decide_layer(size_t layer);
   void whole_layer(size_t layer, bool more);
-  void perform(const Task &task);
+  void small_layer(size_t layer, bool more, int passes);
+  void chunk_first(size_t layer, size_t chunk);
+  void chunk_second(size_t layer, size_t chunk);
+  template <class Run>
+  void sweep(size_t large, int pass, int thread, int threads, Run run);
+  void first_pass(size_t large, int thread, int threads);
+  void second_pass(size_t large, int thread, int threads);
   void prepare_constants();
   void write_table() const;
-  std::vector<Task> plan(bool first, bool second) const;
+  void arrange();
   void run(int passes);  // 1: the first, 2: the second, 3: both
 
   const Watch &watch_;
@@ -101,7 +110,9 @@ class Bucket {
   std::unique_ptr<Progress[]> progress_;
   Scratch kept_[2];
   int room_for_ = -1;  // the passes that `kept` of the layers is for
-  std::vector<Task> tasks_[4];  // by the passes they make
+  std::vector<size_t> large_;    // layers that threads share
+  std::vector<Batch> batches_;   // small ones, each of one thread
+  std::vector<Share> shares_;    // [large, pass, thread]
   bool constants_by_layer_ = false;
   const Request *request_ = nullptr;
   void (*sums_)(const Job &, const Piece &, double *) = nullptr;

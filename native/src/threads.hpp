@@ -37,22 +37,17 @@ inline void pause_briefly(int turn) {
 #endif
 }
 
-// Calls perform(i) for i in 0 ... count - 1, each once and in this order of starting. A task may wait for tasks that
-// stand before it: those have been started.
-template <class Perform>
-void run_tasks(size_t count, int threads, Perform perform) {
-  std::atomic<size_t> next{0};
-  auto work = [&] {
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) perform(i);
-  };
-  if (threads <= 1 || count <= 1 || forked().load()) {
-    work();
+// Calls work(thread, threads) on each of so many threads; fewer where torch's pool has no more to give.
+template <class Work>
+void on_threads(int threads, Work work) {
+#ifdef _OPENMP
+  if (threads > 1 && !forked().load()) {
+#pragma omp parallel num_threads(threads)
+    work(omp_get_thread_num(), omp_get_num_threads());
     return;
   }
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
 #endif
-  work();
+  work(0, 1);
 }
 
 // Runs both, `here` on the calling thread, at the same time if torch may use two threads.
