@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
     add("--methods", nargs="+", choices=BY_NAME, metavar="NAME", help=f"of the part steps, beside {UNIT}; default: all")
     add("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: %(default)s")
     add("--rounds", type=int, default=15, help="after three to warm up; default: %(default)s")
-    add("--memory-gib", type=float, help=f"for weights and states; default: {SHARE_OF_MEMORY:.0%} of what is free")
+    add("--memory-gib", type=float, help=f"for weights and states; default: {SHARE_OF_MEMORY:.0%}% of what is free")
     add("--out", type=Path, default=Path("runs/bench"), help="folder of the results; default: %(default)s")
     add("--quick", action="store_true", help="two rounds on tiny tensors, which say nothing but that it works")
     options = parser.parse_args()

@@ -39,15 +39,6 @@ def neighbours(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(nearest.float() <= x, nearest, below), torch.where(nearest.float() >= x, nearest, above)
 
 
-def assert_same_move(a: Tensor, b: Tensor, start: Tensor, backend: str) -> None:
-    """Both went the same way from ``start``: to the bit, or, where the second pass of a fused step reads the moments as
-    they are stored, to what one bfloat16 rounding of a moment does to a step."""
-    if backend == "reference":
-        assert torch.equal(a, b)
-    else:
-        assert (a - b).abs().max() <= 2**-6 * (a - start).abs().max()
-
-
 @native
 @backends
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -100,10 +91,9 @@ def copies(make: Make, backend: str) -> tuple[list[Tensor], torch.optim.Optimize
         twin.copy_(weight)
     torch.manual_seed(0)
     for w, optimizer in ((weight, wide), (twin, narrow)):
-        start = w.detach().clone()
         w.grad = gradients[-1].clone()
         optimizer.step()
-    return [weight, twin, start], wide, narrow
+    return [weight, twin], wide, narrow
 
 
 @native
@@ -111,14 +101,10 @@ def copies(make: Make, backend: str) -> tuple[list[Tensor], torch.optim.Optimize
 def test_a_step_sees_unrounded_values_and_stores_fair_roundings_of_them(make: Make, backend: str) -> None:
     """The weights go where float32 moments take them; what is stored is a neighbour of the float32 value, and on
     average the value itself."""
-    (weight, twin, start), wide, narrow = copies(make, backend)
-    assert_same_move(weight.detach(), twin.detach(), start, backend)
+    (weight, twin), wide, narrow = copies(make, backend)
+    assert torch.equal(weight, twin)
     for key, value in moments(wide).items():
         stored, (low, high) = moments(narrow)[key], neighbours(value)
-        if backend == "cpu" and key[1] in ("acc_delta", "velocity") and len(moments(wide)) > 1:
-            # Made in the second pass, out of moments that are rounded already.
-            assert (stored - value).abs().max() <= 2**-6 * value.abs().max(), key
-            continue
         assert ((stored == low) | (stored == high)).all(), key
         gap = high.double() - low.double()
         share = torch.where(gap > 0, (value.double() - low.double()) / gap, 0.0)[0]
@@ -140,11 +126,10 @@ def test_a_step_of_half_precision_weights_sees_unrounded_values_too(
         for p, q in zip(wide.params, narrow.params, strict=True):
             p.copy_(q)
     a.load_state_dict(b.state_dict())
-    starts = [b.state[q]["master"].clone() for q in narrow.params]
     wide.train(a, 1, first=3)
     narrow.train(b, 1, first=3)
-    for p, q, start in zip(wide.params, narrow.params, starts, strict=True):
-        assert_same_move(a.state[p]["master"], b.state[q]["master"], start, backend)
+    for p, q in zip(wide.params, narrow.params, strict=True):
+        assert torch.equal(a.state[p]["master"], b.state[q]["master"])
 
 
 @backends

@@ -53,7 +53,8 @@ uint64_t mix64(uint64_t x) {
 std::vector<const Kernels *> supported() {
   std::vector<const Kernels *> out{&kernels_baseline};
 #ifdef LP_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  // Every CPU with AVX2 has F16C, which not every compiler can ask for.
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     out.push_back(&kernels_avx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
@@ -97,9 +98,13 @@ void use_instruction_set(const std::string &name) {
   throw std::invalid_argument("this machine does not have the instruction set " + name);
 }
 
-Bucket::Bucket(const Watch &watch, std::vector<std::string> states, const std::string &direction_memory,
+Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::string &direction_memory,
                const std::string &rule_memory, const std::vector<std::vector<int64_t>> &sizes)
-    : watch_(watch), velocity_(watch.state_index("velocity")), master_(watch.state_index("master")) {
+    : owner_(std::move(owner)),
+      watch_(nb::cast<const Watch &>(owner_)),
+      velocity_(watch_.state_index("velocity")),
+      master_(watch_.state_index("master")) {
+  const Watch &watch = watch_;
   auto index = [&](const std::string &name) {
     int at = watch.state_index(name);
     if (at < 0) throw std::invalid_argument("the state " + name + " is not watched");
@@ -167,22 +172,30 @@ Bucket::Bucket(const Watch &watch, std::vector<std::string> states, const std::s
   progress_.reset(new Progress[layers_.size()]);
 }
 
-// Layers are moved in no fixed order: memory that two tensors share would depend on it.
+// Layers are moved in no fixed order: memory that a tensor shares with one that is written would depend on it.
 void Bucket::check_apart(const std::vector<int> &moments) const {
-  std::vector<std::pair<uintptr_t, uintptr_t>> ranges;
-  auto note = [&](const Description &tensor) {
+  struct Range {
+    uintptr_t begin, end;
+    bool written;
+  };
+  std::vector<Range> ranges;
+  auto note = [&](const Description &tensor, bool written = true) {
     const auto begin = reinterpret_cast<uintptr_t>(tensor.data);
     const auto size = static_cast<uintptr_t>(tensor.numel() * tensor.dtype.bits / 8);
-    if (size) ranges.emplace_back(begin, begin + size);
+    if (size) ranges.push_back({begin, begin + size, written});
   };
   for (size_t i = 0; i < watch_.size(); ++i) {
     note(watch_.param(i));
+    note(watch_.grad(i), false);
     for (int moment : moments) note(watch_.state(i, moment));
     if (master_ >= 0) note(watch_.state(i, master_));
   }
-  std::sort(ranges.begin(), ranges.end());
-  for (size_t i = 1; i < ranges.size(); ++i) {
-    if (ranges[i].first < ranges[i - 1].second) throw std::invalid_argument("tensors share memory");
+  std::sort(ranges.begin(), ranges.end(), [](const Range &a, const Range &b) { return a.begin < b.begin; });
+  uintptr_t end = 0, written_end = 0;
+  for (const Range &range : ranges) {
+    if (range.begin < (range.written ? end : written_end)) throw std::invalid_argument("tensors share memory");
+    end = std::max(end, range.end);
+    if (range.written) written_end = std::max(written_end, range.end);
   }
 }
 
@@ -222,9 +235,9 @@ void Bucket::gradient_sums(const Request &request) {
 void Bucket::accumulate(const Request &request) {
   begin(request);
   rule = Rule{};
+  make_room(1);
   prepare_constants();
   sums_ = kernels().first;
-  make_room(1);
   run(1);
   write_table();
 }
@@ -242,9 +255,9 @@ void Bucket::apply(const Request &request) {
 
 void Bucket::step(const Request &request) {
   begin(request);
+  make_room(3);
   prepare_constants();
   sums_ = kernels().first;
-  make_room(3);
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     if (one_pass(layer)) decide_layer(layer);
   }
@@ -308,30 +321,37 @@ bool Bucket::keeps_u() const {
 // are still at the last one; if the passes are calls of their own, every layer has its own room, for narrow moments.
 void Bucket::make_room(int passes) {
   if (room_for_ == passes) return;
-  room_for_ = passes;
+  room_for_ = -1;
   const bool narrow = bytes(moment_storage_) < working_bytes_;
   auto room_of = [&](const Layer &layer) { return static_cast<int64_t>(layer.chunks) * CHUNK * working_bytes_; };
   std::vector<Layer *> keeping;
   for (Layer &layer : layers_) {
     layer.kept = nullptr, layer.before = static_cast<size_t>(&layer - layers_.data());
-    const bool wants = passes == 3 ? !in_cache(layer) && !one_pass(layer.before) && room_of(layer) <= LARGEST_KEPT : narrow;
+    bool wants = narrow;
+    if (passes == 3) wants = !in_cache(layer) && !one_pass(layer.before) && (narrow || room_of(layer) <= LARGEST_KEPT);
     if (wants && keeps_u()) keeping.push_back(&layer);
   }
+  auto give = [&](size_t turn, int64_t size) {
+    char *memory = kept_[turn].room(size);
+    if (!memory && narrow && size > 0) throw std::bad_alloc();  // else u is made again
+    return memory;
+  };
+  room_for_ = passes;
   if (passes == 3) {
     for (size_t turn = 0; turn < 2; ++turn) {
       int64_t size = 0;
       for (size_t i = turn; i < keeping.size(); i += 2) size = std::max(size, room_of(*keeping[i]));
-      char *memory = kept_[turn].room(size);
+      char *memory = give(turn, size);
       for (size_t i = turn; i < keeping.size(); i += 2) {
         keeping[i]->kept = memory;
-        if (i >= 2) keeping[i]->before = static_cast<size_t>(keeping[i - 2] - layers_.data());
+        if (memory && i >= 2) keeping[i]->before = static_cast<size_t>(keeping[i - 2] - layers_.data());
       }
     }
     return;
   }
   int64_t size = 0;
   for (Layer *layer : keeping) size += room_of(*layer);
-  char *memory = kept_[0].room(size);
+  char *memory = give(0, size);
   for (Layer *layer : keeping) layer->kept = memory, memory += room_of(*layer);
 }
 

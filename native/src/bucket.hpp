@@ -35,7 +35,7 @@ class Bucket {
  public:
   // states: names of the direction's moments; direction_memory, rule_memory: of their number a layer, or "".
   // sizes: for each parameter the entries of dimension 0 in each layer; empty: the parameter is one layer.
-  Bucket(const Watch &watch, std::vector<std::string> states, const std::string &direction_memory,
+  Bucket(nb::object watch, std::vector<std::string> states, const std::string &direction_memory,
          const std::string &rule_memory, const std::vector<std::vector<int64_t>> &sizes);
 
   Job job;    // options; set anew before each step
@@ -46,7 +46,10 @@ class Bucket {
   void apply(const Request &request);
   void step(const Request &request);  // all of it, a layer after the other while it is in the cache
 
-  size_t layers() const { return layers_.size(); }
+  Bucket(const Bucket &) = delete;
+  Bucket &operator=(const Bucket &) = delete;
+
+  PyObject *watch_object() const { return owner_.ptr(); }
 
  private:
   struct Layer {
@@ -100,6 +103,7 @@ class Bucket {
   void arrange();
   void run(int passes);  // 1: the first, 2: the second, 3: both
 
+  nb::object owner_;  // of watch_
   const Watch &watch_;
   std::vector<int> states_;
   int velocity_, master_;

@@ -6,6 +6,7 @@
 
 #include "bandwidth.hpp"
 #include "bucket.hpp"
+#include "threads.hpp"
 #include "watch.hpp"
 
 namespace nb = nanobind;
@@ -52,15 +53,41 @@ Rule rule(int id, double min_rms, double coefficient, double eps, int norm, int 
           always_adapt,            has_zero_ratio, zero_ratio, parallel};
 }
 
+// The garbage collector sees what a Watch and a Bucket hold: a parameter may refer to its optimizer.
+int traverse_watch(PyObject *self, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (!nb::inst_ready(self)) return 0;
+  return nb::inst_ptr<Watch>(self)->visit([&](PyObject *object) {
+    Py_VISIT(object);
+    return 0;
+  });
+}
+int clear_watch(PyObject *self) {
+  if (nb::inst_ready(self)) nb::inst_ptr<Watch>(self)->clear();
+  return 0;
+}
+int traverse_bucket(PyObject *self, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (nb::inst_ready(self)) Py_VISIT(nb::inst_ptr<Bucket>(self)->watch_object());
+  return 0;
+}
+PyType_Slot watch_slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse_watch)},
+                             {Py_tp_clear, reinterpret_cast<void *>(clear_watch)},
+                             {0, nullptr}};
+PyType_Slot bucket_slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse_bucket)}, {0, nullptr}};
+
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);
+  forked();  // from now on a fork is noticed
   m.doc() = "The fused CPU step; see native/README.md.";
 
-  nb::class_<Watch>(m, "Watch", "Tensors that a step rests on; see layerpace.backends.protocol.")
+  nb::class_<Watch>(m, "Watch", nb::type_slots(watch_slots),
+                    "Tensors that a step rests on; see layerpace.backends.protocol.")
       .def(nb::init<nb::list, nb::list, nb::list, std::vector<std::string>>(), "params"_a, "grads"_a, "states"_a,
            "names"_a)
-      .def("check", &Watch::check)
+      .def("check", &Watch::check, "threads"_a = 1)
       .def("release", &Watch::release)
       .def("grads", &Watch::grads)
       .def("count", &Watch::count);
@@ -93,10 +120,10 @@ NB_MODULE(_native, m) {
       "undecayed_L"_a = 0, "excluded_L"_a = 0, "c_L"_a = 0, "b_L"_a = 0, "ratio_L"_a = 0, "table_LC"_a = 0);
 
   using Release = nb::call_guard<nb::gil_scoped_release>;
-  nb::class_<Bucket>(m, "Bucket")
-      .def(nb::init<const Watch &, std::vector<std::string>, const std::string &, const std::string &,
+  nb::class_<Bucket>(m, "Bucket", nb::type_slots(bucket_slots))
+      .def(nb::init<nb::object, std::vector<std::string>, const std::string &, const std::string &,
                     const std::vector<std::vector<int64_t>> &>(),
-           "watch"_a, "states"_a, "direction_memory"_a, "rule_memory"_a, "sizes"_a, nb::keep_alive<1, 2>())
+           "watch"_a, "states"_a, "direction_memory"_a, "rule_memory"_a, "sizes"_a)
       .def_rw("job", &Bucket::job)
       .def_rw("rule", &Bucket::rule)
       .def("gradient_sums", &Bucket::gradient_sums, "request"_a, Release())

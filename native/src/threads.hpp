@@ -50,21 +50,14 @@ void on_threads(int threads, Work work) {
   work(0, 1);
 }
 
-// Runs both, `here` on the calling thread, at the same time if torch may use two threads.
+// Runs both, `here` on the calling thread, at the same time if there are two threads. All of them are called, since
+// OpenMP ends those that a smaller team leaves out.
 template <class Here, class Elsewhere>
-void run_both(Here here, Elsewhere elsewhere) {
-#ifdef _OPENMP
-  if (omp_get_max_threads() > 1 && !forked().load()) {
-#pragma omp parallel num_threads(2)
-    {
-      if (omp_get_thread_num() == 0) here();
-      if (omp_get_thread_num() == omp_get_num_threads() - 1) elsewhere();
-    }
-    return;
-  }
-#endif
-  here();
-  elsewhere();
+void run_both(int threads, Here here, Elsewhere elsewhere) {
+  on_threads(threads, [&](int thread, int count) {
+    if (thread == 0) here();
+    if (thread == count - 1) elsewhere();
+  });
 }
 
 }  // namespace layerpace

@@ -297,6 +297,8 @@ Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::
   }
   handles_ = open_handles(state_tensors_);
   if (handles_.empty()) return;
+  // The guess of where an object has its tensor is only used if it is right for those that are known.
+  if (word(state_tensors_[0].ptr(), 2) != word(handles_[0].where(), 0)) return;
   objects_.start(n), implementations_.start(n);
   for (size_t i = 0; i < n; ++i) {
     objects_.object(params_[i].ptr());
@@ -310,11 +312,12 @@ Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::
   }
 }
 
-bool Watch::check() {
+bool Watch::check(int threads) {
   // The interpreter's objects need the calling thread; torch's do not.
   bool objects = false, states = false;
   std::exception_ptr error;
   run_both(
+      threads,
       [&] {
         try {
           objects = check_objects();
@@ -377,6 +380,11 @@ bool Watch::check_states() const {
     if (!handles_[k].is(state_[k])) return false;
   }
   return true;
+}
+
+// Cuts a cycle of references; what is left cannot be used.
+void Watch::clear() {
+  params_.clear(), grads_.clear(), states_.clear(), state_tensors_.clear(), handles_.clear(), values_.clear();
 }
 
 void Watch::release() {

@@ -66,12 +66,23 @@ class Watch {
   Watch(const Watch &) = delete;
   Watch &operator=(const Watch &) = delete;
 
-  bool check();
+  bool check(int threads);
   void release();  // the references to gradients: a step is over, and their memory may go
   nb::list grads() const;
   double count();
 
-  size_t size() const { return params_.size(); }
+  template <class Visit>
+  int visit(Visit visit) const {  // every object that is held, for the garbage collector
+    for (const auto *objects : {&params_, &grads_, &states_, &state_tensors_}) {
+      for (const auto &object : *objects) {
+        if (int stop = visit(object.ptr())) return stop;
+      }
+    }
+    return 0;
+  }
+  void clear();
+
+  size_t size() const { return param_.size(); }
   size_t state_count() const { return names_.size(); }
   int state_index(const std::string &name) const;  // -1: not watched
   const Description &param(size_t i) const { return param_[i]; }

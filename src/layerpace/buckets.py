@@ -15,6 +15,8 @@ from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Settings
 from layerpace.precision import compute_dtype, moment_dtype
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -153,6 +155,8 @@ def cut(entries: Sequence[Entry], kinds: Kinds, settings: Settings, gated: bool)
         elif layers.sizes is None and step.is_cpu:
             t = float(step)
         backend = backends.select(name, param, entry.grad, state, signature.direction, layers)
+        if backend is not backends.reference and not _is_plain(entry):
+            backend = backends.reference
         key = (kinds.pattern[kind], dtype, t, id(backend))
         bucket = buckets.get(key)
         if bucket is None:
@@ -160,6 +164,17 @@ def cut(entries: Sequence[Entry], kinds: Kinds, settings: Settings, gated: bool)
         bucket.entries.append(entry)
         bucket.kinds.append(kind)
     return list(buckets.values())
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether the owner and its gradient are what their memory says: no subclass, no sign flipped when it is read."""
+    owner = entry.owner
+    if owner is None:
+        return True
+    grad = owner.grad
+    if grad is None or type(owner) not in _PLAIN or type(grad) not in _PLAIN:
+        return False
+    return not (grad.is_neg() or grad.is_conj())
 
 
 def _has_master(dtype: torch.dtype, settings: Settings) -> bool:

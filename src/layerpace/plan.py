@@ -167,7 +167,7 @@ class Part:
         if self._is_gated(scaling) != self.gated:
             return False
         for work, pairs in zip(self.works, self._complex, strict=True):
-            if work.watch is None or not work.watch.check():
+            if work.watch is None or not work.watch.check(torch.get_num_threads()):
                 return False
             work.grads = work.watch.grads()
             if pairs:

@@ -93,7 +93,7 @@ def test_any_number_of_threads_with_sums_before_the_step(make: Make, options: di
     ],
     ids=["bfloat16", "float16", "bfloat16, moments too", "moments"],
 )
-@pytest.mark.parametrize("name", ["LAMB", "PercentDelta", "Layca momentum", "rmsprop, rotation"])
+@pytest.mark.parametrize("name", ["LAMB", "PercentDelta", "Layca momentum", "adadelta, trust ratio"])
 def test_random_rounding_repeats(name: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
     """`torch.manual_seed` fixes it, whatever the threads; another seed rounds otherwise."""
     outcomes = []

@@ -71,10 +71,10 @@ struct Nesterov : Defaults {
 struct EMAMomentum : Defaults {
   static constexpr int states = 1;
   static constexpr unsigned again_reads = 1;
-  static void prepare(const double *option, double, double *, double *k) { k[0] = 1.0 - option[0]; }
+  static void prepare(const double *option, double, double *, double *k) { k[0] = option[0], k[1] = 1.0 - option[0]; }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
-    return s[0] = s[0] + (g - s[0]) * k[0];
+    return s[0] = s[0] * k[0] + g * k[1];
   }
   template <class V>
   LP_INLINE V again(const V &, V *s, const V *) {
@@ -151,7 +151,7 @@ struct RMSProp : Defaults {
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
     s[0] = s[0] * k[0] + g * g * k[1];
-    if constexpr (Centered) s[1] = s[1] + (g - s[1]) * k[1];
+    if constexpr (Centered) s[1] = s[1] * k[0] + g * k[1];
     V u = scaled(g, s, k);
     if constexpr (Momentum) u = s[1 + Centered] = s[1 + Centered] * k[4] + u;
     return u;
@@ -197,18 +197,18 @@ struct AdaMax : Defaults {
   static constexpr int states = 2;
   static constexpr unsigned again_reads = 3;
   static void prepare(const double *option, double t, double *, double *k) {
-    k[0] = 1.0 - option[0], k[1] = option[1], k[2] = option[2];
-    k[3] = 1.0 / (1.0 - __builtin_pow(option[0], t));
+    k[0] = option[0], k[1] = 1.0 - option[0], k[2] = option[1], k[3] = option[2];
+    k[4] = 1.0 / (1.0 - __builtin_pow(option[0], t));
   }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
-    s[0] = s[0] + (g - s[0]) * k[0];
-    s[1] = maximum(s[1] * k[1], abs(g) + k[2]);
+    s[0] = s[0] * k[0] + g * k[1];
+    s[1] = maximum(s[1] * k[2], abs(g) + k[3]);
     return again(g, s, k);
   }
   template <class V>
   LP_INLINE V again(const V &, V *s, const V *k) {
-    return s[0] * k[3] / s[1];
+    return s[0] * k[4] / s[1];
   }
 };
 
@@ -222,21 +222,21 @@ struct NAdam : Defaults {
     double mu = beta1 * (1.0 - 0.5 * __builtin_pow(0.96, t * psi));
     double next = beta1 * (1.0 - 0.5 * __builtin_pow(0.96, (t + 1) * psi));
     double product = *memory *= mu;
-    k[0] = 1.0 - beta1, k[1] = beta2, k[2] = 1.0 - beta2;
-    k[3] = (1.0 - mu) / (1.0 - product);
-    k[4] = next / (1.0 - product * next);
-    k[5] = 1.0 / (1.0 - __builtin_pow(beta2, t));
-    k[6] = eps;
+    k[0] = beta1, k[1] = 1.0 - beta1, k[2] = beta2, k[3] = 1.0 - beta2;
+    k[4] = (1.0 - mu) / (1.0 - product);
+    k[5] = next / (1.0 - product * next);
+    k[6] = 1.0 / (1.0 - __builtin_pow(beta2, t));
+    k[7] = eps;
   }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
-    s[0] = s[0] + (g - s[0]) * k[0];
-    s[1] = s[1] * k[1] + g * g * k[2];
+    s[0] = s[0] * k[0] + g * k[1];
+    s[1] = s[1] * k[2] + g * g * k[3];
     return again(g, s, k);
   }
   template <class V>
   LP_INLINE V again(const V &g, V *s, const V *k) {
-    return (g * k[3] + s[0] * k[4]) / (sqrt(s[1] * k[5]) + k[6]);
+    return (g * k[4] + s[0] * k[5]) / (sqrt(s[1] * k[6]) + k[7]);
   }
 };
 
@@ -249,22 +249,22 @@ struct RAdam : Defaults {
     double rho = end - 2.0 * t * decay / (1.0 - decay);
     bool adaptive = rho > threshold;
     double r = (rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho);
-    k[0] = 1.0 - beta1, k[1] = beta2, k[2] = 1.0 - beta2;
-    k[3] = 1.0 / (1.0 - __builtin_pow(beta1, t));
-    if (adaptive) k[3] *= __builtin_sqrt(__builtin_fmax(r, 0.0)) * __builtin_sqrt(1.0 - decay);
-    k[4] = adaptive;
-    k[5] = eps;
+    k[0] = beta1, k[1] = 1.0 - beta1, k[2] = beta2, k[3] = 1.0 - beta2;
+    k[4] = 1.0 / (1.0 - __builtin_pow(beta1, t));
+    if (adaptive) k[4] *= __builtin_sqrt(__builtin_fmax(r, 0.0)) * __builtin_sqrt(1.0 - decay);
+    k[5] = adaptive;
+    k[6] = eps;
   }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
-    s[0] = s[0] + (g - s[0]) * k[0];
-    s[1] = s[1] * k[1] + g * g * k[2];
+    s[0] = s[0] * k[0] + g * k[1];
+    s[1] = s[1] * k[2] + g * g * k[3];
     return again(g, s, k);
   }
   template <class V>
   LP_INLINE V again(const V &, V *s, const V *k) {
-    V u = s[0] * k[3];
-    return where_zero(k[4], u, u / (sqrt(s[1]) + k[5]));
+    V u = s[0] * k[4];
+    return where_zero(k[5], u, u / (sqrt(s[1]) + k[6]));
   }
 };
 

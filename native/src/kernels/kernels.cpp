@@ -163,7 +163,8 @@ class Walk {
     const unsigned written = !First ? late : finished ? all : all & ~late;
     for (int j = 0; j < direction_.states; ++j) {
       if (written >> j & 1) {
-        if (sizeof(T) == 4 && job_.moment == Storage::bf16 && j % 2 == 0) draw_bits(static_cast<uint64_t>(j / 2), at, n);
+        const bool drawn = j % 2 == 1 && (written >> (j - 1) & 1);
+        if (sizeof(T) == 4 && job_.moment == Storage::bf16 && !drawn) draw_bits(static_cast<uint64_t>(j / 2), at, n);
         const Random half = {bits_, j % 2 * 16};
         put_back<T>(job_.moment, piece_.s[j], at, n, on.s[j], &half);
       }

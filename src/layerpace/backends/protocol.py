@@ -41,7 +41,7 @@ class Velocity:
 class Watch(Protocol):
     """The tensors of a bucket, described once; the compiled module has it."""
 
-    def check(self) -> bool:
+    def check(self, threads: int = 1) -> bool:
         """Look at the gradients anew; whether all tensors are where they were and what they were."""
         ...
 

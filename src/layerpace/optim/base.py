@@ -72,7 +72,9 @@ class Layerwise(Optimizer):
             weights, state and step count stay), or "raise" FloatingPointError before anything changes, which waits
             for the device.
         max_grad_norm: scale all gradients so that their joint L2 norm is at most this, inside the step.
-        backend: "auto" or "reference".
+        backend: "auto" (the fused step for CPU tensors), "cpu" (an error where that was not built) or "reference"
+            (plain torch, which defines the meaning). What the fused step cannot take (other strides than the weight's,
+            shared memory, a direction of one's own) runs on the reference, tensor by tensor.
 
     Raises:
         TypeError: an unknown keyword.

@@ -6,6 +6,7 @@ by tensor, in every step anew.
 
 from __future__ import annotations
 
+from layerpace.backends.cpu.kernel import accumulate, apply, gradient_sums, step
 from layerpace.backends.cpu.library import (
     available,
     bandwidth,
@@ -16,7 +17,6 @@ from layerpace.backends.cpu.library import (
     warn_if_missing,
 )
 from layerpace.backends.cpu.programs import fuses, takes
-from layerpace.backends.cpu.kernel import accumulate, apply, gradient_sums, step
 
 __all__ = [
     "accumulate",

@@ -27,6 +27,10 @@ def native() -> ModuleType | None:
         return None
 
 
+# At once, since it takes note of forks from then on.
+native()
+
+
 def available() -> bool:
     """Whether the compiled CPU step is part of this installation."""
     return native() is not None

@@ -122,9 +122,7 @@ def fuses(rule: Rule) -> bool:
     return type(rule) in _RULES
 
 
-def takes(
-    param: Tensor, grad: Tensor, state: dict[str, Tensor], direction: Direction, layers: ParameterLayers
-) -> bool:
+def takes(param: Tensor, grad: Tensor, state: dict[str, Tensor], direction: Direction, layers: ParameterLayers) -> bool:
     """Whether the kernels can treat this parameter: plain dense CPU tensors that lie in memory in the same order."""
     if not param.is_cpu or type(direction) not in _PROGRAMS or not available():
         return False
