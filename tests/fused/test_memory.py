@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import weakref
 
 import pytest
@@ -109,3 +110,31 @@ print("done")
 def test_a_child_of_a_parent_that_never_stepped() -> None:
     """torch's own operations with several threads would hang there; the kernels must not."""
     assert program(FORK)[-1] == "done"
+
+
+def test_tensors_are_described_without_the_exchange_interface_too() -> None:
+    """torch before 2.10 has none: the same steps, and the same changes are noticed."""
+    module = importlib.import_module("layerpace.backends.cpu._native")
+    outcomes = []
+    for interface in (True, False):
+        module.use_exchange_api(interface)
+        try:
+            generator = torch.Generator().manual_seed(0)
+            params = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((40, 30), (7,), (2, 3, 4))]
+            optimizer = lp.LAMB(params, lr=0.02, backend=FUSED)
+            for step in range(6):
+                for p in params:
+                    p.grad = torch.randn(p.shape, generator=generator)
+                if step == 2:
+                    params[0].data = params[0].data.clone()
+                if step == 3:
+                    optimizer.state[params[1]]["exp_avg"] = torch.zeros(7)
+                if step == 4:
+                    optimizer.state[params[0]]["exp_avg_sq"].data = torch.ones(40, 30)
+                optimizer.step()
+            assert all(work.backend.__name__.endswith("cpu") for work in optimizer._keeper.plan.parts[0].works)
+            outcomes.append([p.detach() for p in params])
+        finally:
+            module.use_exchange_api(True)
+    for a, b in zip(*outcomes, strict=True):
+        assert torch.equal(a, b)
