@@ -134,7 +134,7 @@ def test_an_optimizer_that_steps_by_closure() -> None:
 
     before = problem.weights()[0]
     loss = optimizer.step(closure)
-    assert float(loss) == calls[0]
+    assert float(loss.detach()) == calls[0]
     after = problem.weights()[0]
     cosine = float((after * before).sum() / (after.norm() * before.norm()))
     assert math.tan(math.acos(cosine)) == pytest.approx(0.05, rel=1e-6)
