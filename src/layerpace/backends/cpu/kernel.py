@@ -25,7 +25,7 @@ _HOST = torch.device("cpu")
 class Kernel:
     """What is built once for a bucket, and the numbers that its next calls go by."""
 
-    def __init__(self, work: Work, columns: Sequence[str], rule_memory: str) -> None:
+    def __init__(self, work: Work, rule_memory: str) -> None:
         assert work.watch is not None
         self.program: Program = program(work.direction)
         self.rule_memory = rule_memory
@@ -89,7 +89,7 @@ def _kernel(work: Work, columns: Sequence[str], rule_memory: str = "") -> Kernel
     kernel: Kernel | None = work.kernel
     if kernel is None or (rule_memory and kernel.rule_memory != rule_memory):
         try:
-            kernel = work.kernel = Kernel(work, columns, rule_memory)
+            kernel = work.kernel = Kernel(work, rule_memory)
         except ValueError:
             return None
     return kernel
