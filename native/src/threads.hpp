@@ -1,4 +1,4 @@
-// Threads: torch's OpenMP pool, an atomic queue of tasks, and what a fork leaves of them.
+// Threads: torch's OpenMP pool, and what a fork leaves of it.
 #pragma once
 
 #include <pthread.h>
