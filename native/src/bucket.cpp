@@ -226,8 +226,6 @@ void Bucket::gradient_sums(const Request &request) {
   begin(request);
   rule = Rule{};
   sums_ = kernels().gradient;
-  for (Layer &layer : layers_) layer.kept = nullptr;
-  room_for_ = -1;
   run(1);
   write_table();
 }
