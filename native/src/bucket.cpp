@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "threads.hpp"
@@ -204,6 +205,7 @@ void Bucket::begin(const Request &request) {
   job.param = param_storage_, job.moment = moment_storage_;
   job.columns = 0;
   for (int column : request.columns) job.columns |= 1u << column;
+  if (request.measure) measured_.resize(partial_.size() / COLUMN_COUNT * MEASURED_COUNT);
 }
 
 // The constants of the direction: one set for all layers, unless their step counts or their memories differ.
@@ -238,6 +240,7 @@ void Bucket::accumulate(const Request &request) {
   sums_ = kernels().first;
   run(1);
   write_table();
+  take_over_squares();
 }
 
 void Bucket::apply(const Request &request) {
@@ -249,6 +252,7 @@ void Bucket::apply(const Request &request) {
                                      vectors.lr ? vectors.lr[layer] : 1.0};
   }
   run(2);
+  write_measured();
 }
 
 void Bucket::step(const Request &request) {
@@ -261,6 +265,8 @@ void Bucket::step(const Request &request) {
   }
   run(3);
   write_table();
+  take_over_squares();
+  write_measured();
 }
 
 void Bucket::write_table() const {
@@ -268,6 +274,30 @@ void Bucket::write_table() const {
   double *out = request_->vectors.table;
   for (size_t layer = 0; out && layer < layers_.size(); ++layer) {
     for (int column : columns) *out++ = row_[layer * COLUMN_COUNT + column];
+  }
+}
+
+// The squares of the gradient, where the table has them: in the place of the first chunk's.
+void Bucket::take_over_squares() {
+  if (!request_->measure || !job.squares_are_u()) return;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    for (size_t chunk = 0; chunk < layers_[layer].chunks; ++chunk) {
+      double &squares = measured_[(layers_[layer].chunk + chunk) * MEASURED_COUNT + M_GG];
+      squares = chunk == 0 ? row_[layer * COLUMN_COUNT + UU] : 0.0;
+    }
+  }
+}
+
+void Bucket::write_measured() const {
+  double *out = request_->vectors.measured;
+  for (size_t layer = 0; out && layer < layers_.size(); ++layer, out += MEASURED_COUNT) {
+    for (int column = 0; column < MEASURED_COUNT; ++column) {
+      double sum = 0;
+      for (size_t chunk = 0; chunk < layers_[layer].chunks; ++chunk) {
+        sum += measured_[(layers_[layer].chunk + chunk) * MEASURED_COUNT + column];
+      }
+      out[column] = held_back(layer) ? std::numeric_limits<double>::quiet_NaN() : sum;
+    }
   }
 }
 
@@ -287,6 +317,8 @@ Piece Bucket::piece(const Layer &layer, size_t chunk) const {
   out.constants = constants_.data() + (constants_by_layer_ ? index * CONSTANTS : 0);
   out.key = mix64(request_->seed + layer.param);
   out.first = static_cast<uint64_t>(first);
+  out.large = layer.n >= LARGE_LAYER;
+  if (request_->measure) out.measured = const_cast<double *>(&measured_[(layer.chunk + chunk) * MEASURED_COUNT]);
   if (layer.kept) out.kept = layer.kept + skipped * working_bytes_;
   return out;
 }

@@ -18,7 +18,8 @@ struct Vectors {
   const double *t = nullptr, *lr = nullptr, *weight_decay = nullptr;
   const bool *ok = nullptr, *undecayed = nullptr, *excluded = nullptr;
   double *c = nullptr, *b = nullptr, *ratio = nullptr;
-  double *table = nullptr;  // [layers, columns]
+  double *table = nullptr;     // [layers, columns]
+  double *measured = nullptr;  // [layers, MEASURED_COUNT]; null: nobody reads it
 };
 
 struct Request {
@@ -29,6 +30,7 @@ struct Request {
   uint64_t seed = 0;
   int threads = 1;
   bool lr_outside = false;  // of the velocity: lr multiplies what is subtracted
+  bool measure = false;     // add up what monitors read
 };
 
 class Bucket {
@@ -100,6 +102,8 @@ class Bucket {
   void second_pass(size_t large, int thread, int threads);
   void prepare_constants();
   void write_table() const;
+  void take_over_squares();
+  void write_measured() const;
   void arrange();
   void run(int passes);  // 1: the first, 2: the second, 3: both
 
@@ -110,7 +114,7 @@ class Bucket {
   Storage param_storage_, moment_storage_;
   int64_t entry_bytes_, working_bytes_;
   std::vector<Layer> layers_;
-  std::vector<double> partial_, row_, constants_;
+  std::vector<double> partial_, row_, constants_, measured_;
   std::unique_ptr<Progress[]> progress_;
   Scratch kept_[2];
   int room_for_ = -1;  // the passes that `kept` of the layers is for

@@ -42,6 +42,10 @@ struct Coefficients {
   double c = 0.0, b = 0.0, lr = 1.0;
 };
 
+// What monitors read, in the order of layerpace.columns.MEASURED.
+constexpr int64_t LARGE_LAYER = 1 << 14;
+enum Measured : int { M_WW, M_W_L1, M_GG, M_DD, M_WD, M_D_L1, MEASURED_COUNT };
+
 struct Job {
   Storage param = Storage::f32, moment = Storage::f32;
   DirectionId direction = kSGD;
@@ -51,6 +55,9 @@ struct Job {
   double eps = 0, floor = 0;  // of the quotient columns
   double gradient_factor = 1, l2 = 0;
   double momentum = 0, keep = 1;
+
+  // The sum of the squares of u is that of the gradient, too.
+  bool squares_are_u() const { return direction == kSGD && l2 == 0 && (columns >> UU & 1); }
 };
 
 // Entries [first, first + n) of a parameter. Pointers are to the first of them.
@@ -65,7 +72,9 @@ struct Piece {
   uint64_t key;             // of the random numbers of this parameter and step
   uint64_t first;
   const Piece *next;  // what this thread works on afterwards, or null
-  void *kept;         // room for n entries of u, from the first pass to the second; null: the second makes u again
+  void *kept = nullptr;  // room for n entries of u, from the first pass to the second; null: the second makes u again
+  bool large = false;          // the layer: roundings of its entries average out
+  double *measured = nullptr;  // <g, g> of the first pass, the rest of the second; null: nobody reads it
 };
 
 // The kernels of one instruction set.
@@ -80,6 +89,9 @@ struct Kernels {
   void (*second)(const Job &, const Piece &, const Coefficients &);
   // Both in one pass, where the coefficients do not depend on the sums.
   void (*whole)(const Job &, const Piece &, const Coefficients &, double *sums);
+  // The sums of MEASURED over n entries of weights, old and now, without that of the gradient; and <x, x>.
+  void (*moves)(Storage, const void *old, Storage, const void *now, int64_t n, bool large, double *sums);
+  void (*squares)(Storage, const void *x, int64_t n, bool large, double *sum);
 };
 
 constexpr int CONSTANTS = 8;  // numbers a direction prepares

@@ -6,6 +6,8 @@
 
 #include "bandwidth.hpp"
 #include "bucket.hpp"
+#include "moves.hpp"
+#include "numbers.hpp"
 #include "threads.hpp"
 #include "watch.hpp"
 
@@ -24,7 +26,7 @@ T *pointer(uintptr_t address) {
 Request request(const std::vector<double> &options, double t, const std::vector<int> &columns, uint64_t seed,
                 int threads, bool lr_outside, uintptr_t t_L, uintptr_t lr_L, uintptr_t weight_decay_L,
                 uintptr_t ok_L, uintptr_t undecayed_L, uintptr_t excluded_L, uintptr_t c_L, uintptr_t b_L,
-                uintptr_t ratio_L, uintptr_t table_LC) {
+                uintptr_t ratio_L, uintptr_t table_LC, bool measure, uintptr_t measured_LM) {
   Request out;
   out.options = options, out.t = t, out.columns = columns, out.seed = seed, out.threads = threads;
   out.lr_outside = lr_outside;
@@ -33,7 +35,15 @@ Request request(const std::vector<double> &options, double t, const std::vector<
   v.weight_decay = pointer<const double>(weight_decay_L), v.ok = pointer<const bool>(ok_L);
   v.undecayed = pointer<const bool>(undecayed_L), v.excluded = pointer<const bool>(excluded_L);
   v.c = pointer<double>(c_L), v.b = pointer<double>(b_L), v.ratio = pointer<double>(ratio_L);
-  v.table = pointer<double>(table_LC);
+  v.table = pointer<double>(table_LC), v.measured = pointer<double>(measured_LM);
+  out.measure = measure;
+  return out;
+}
+
+Tensors tensors(const std::vector<uintptr_t> &addresses, int storage) {
+  Tensors out;
+  for (uintptr_t address : addresses) out.at.push_back(pointer<const void>(address));
+  out.storage = static_cast<Storage>(storage);
   return out;
 }
 
@@ -112,12 +122,13 @@ NB_MODULE(_native, m) {
   nb::class_<Request>(m, "Request").def("__init__", [](Request *self, const std::vector<double> &options, double t,
       const std::vector<int> &columns, uint64_t seed, int threads, bool lr_outside, uintptr_t t_L, uintptr_t lr_L,
       uintptr_t weight_decay_L, uintptr_t ok_L, uintptr_t undecayed_L, uintptr_t excluded_L, uintptr_t c_L,
-      uintptr_t b_L, uintptr_t ratio_L, uintptr_t table_LC) {
+      uintptr_t b_L, uintptr_t ratio_L, uintptr_t table_LC, bool measure, uintptr_t measured_LM) {
     new (self) Request(request(options, t, columns, seed, threads, lr_outside, t_L, lr_L, weight_decay_L, ok_L,
-                               undecayed_L, excluded_L, c_L, b_L, ratio_L, table_LC));
+                               undecayed_L, excluded_L, c_L, b_L, ratio_L, table_LC, measure, measured_LM));
   }, nb::kw_only(), "options"_a = std::vector<double>(), "t"_a = 0.0, "columns"_a = std::vector<int>(), "seed"_a = 0,
       "threads"_a = 1, "lr_outside"_a = false, "t_L"_a = 0, "lr_L"_a = 0, "weight_decay_L"_a = 0, "ok_L"_a = 0,
-      "undecayed_L"_a = 0, "excluded_L"_a = 0, "c_L"_a = 0, "b_L"_a = 0, "ratio_L"_a = 0, "table_LC"_a = 0);
+      "undecayed_L"_a = 0, "excluded_L"_a = 0, "c_L"_a = 0, "b_L"_a = 0, "ratio_L"_a = 0, "table_LC"_a = 0,
+      "measure"_a = false, "measured_LM"_a = 0);
 
   using Release = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Bucket>(m, "Bucket", nb::type_slots(bucket_slots))
@@ -130,6 +141,19 @@ NB_MODULE(_native, m) {
       .def("accumulate", &Bucket::accumulate, "request"_a, Release())
       .def("apply", &Bucket::apply, "request"_a, Release())
       .def("step", &Bucket::step, "request"_a, Release());
+
+  m.def("sum_moves", [](const std::vector<uintptr_t> &old, int old_storage, const std::vector<uintptr_t> &now, int storage,
+                        const std::vector<int64_t> &entries, int threads, uintptr_t out) {
+    sum_moves(tensors(old, old_storage), tensors(now, storage), entries, threads, pointer<double>(out));
+  }, Release());
+  m.def("sum_squares", [](const std::vector<uintptr_t> &x, int storage, const std::vector<int64_t> &entries, int threads,
+                          uintptr_t out) {
+    sum_squares(tensors(x, storage), entries, threads, pointer<double>(out));
+  }, Release());
+
+#ifdef LP_HAS_NUMBERS
+  m.def("format_numbers", [](uintptr_t x, size_t n) { return format_numbers(pointer<const double>(x), n); });
+#endif
 
   m.def("instruction_sets", &instruction_sets);
   m.def("instruction_set", [] { return std::string(kernels().name); });

@@ -4,6 +4,9 @@ Every column is a sum over the entries of a layer. That is what lets a sharded l
 by one all-reduce of the whole table; a column that is not additive has no place here. Sums are float64, whatever
 the weights are: the rotation rule subtracts two of them that may agree in their first ten digits.
 
+Monitors have sums of their own, `MEASURED`, which a step adds up as it goes when it is asked to. d is there what was
+subtracted from the weights in memory, through whatever velocity and rounding, and g the gradient before weight decay.
+
 ========================  =========================================================================
 ``ww``                    <w, w>
 ``uu``                    <u, u>
@@ -80,6 +83,10 @@ COLUMNS: dict[str, Callable[[Operands], Tensor]] = {
     "u_over_floor_l1": lambda x: _quotient(x.u, x.w.abs().clamp_(min=x.constants.floor), x.constants.floor),
     "nonfinite": lambda x: (~torch.isfinite(x.u)).sum(1).to(torch.float64),
 }
+
+
+# <w, w>, sum |w|, <g, g>, <d, d>, <w, d>, sum |d|; w before the step.
+MEASURED = ("ww", "w_l1", "gg", "dd", "wd", "d_l1")
 
 
 @dataclass(frozen=True)

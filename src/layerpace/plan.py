@@ -38,15 +38,12 @@ class Plan:
         options: Sequence[GroupOptions],
         settings: Settings,
         scaling: Scaling,
-        watched: Sequence[str] = (),
     ) -> None:
         by_device: dict[torch.device, list[Entry]] = {}
         for entry in entries:
             by_device.setdefault(entry.param.device, []).append(entry)
         self.settings = settings
-        self.parts = [
-            Part(device, members, options, settings, scaling, watched) for device, members in by_device.items()
-        ]
+        self.parts = [Part(device, members, options, settings, scaling) for device, members in by_device.items()]
         self.fresh = True
         works = [work for part in self.parts for work in part.works]
         self.lasting = not any(work.watch is None or work.grad_is_scratch for work in works)
@@ -86,9 +83,10 @@ class Part:
         counts: layers of each bucket.
         gated: whether the device decides which layers step.
         fused: of each bucket, whether its backend has the rule built in.
-        columns, constants: of the table: what the rule reads, and what is watched beside that.
+        columns, constants: of the table: what the rule reads.
         excluded_L: bool [rows], layers that have the identity in the place of the rule; None: there are none.
         scale: the factor on every gradient in this step, float64 []; None: one.
+        ok_L: bool [rows], the layers that take this step; None: all do.
         results: the rows of the table and the coefficients of the last step, of consecutive buckets.
     """
 
@@ -99,7 +97,6 @@ class Part:
         options: Sequence[GroupOptions],
         settings: Settings,
         scaling: Scaling,
-        watched: Sequence[str],
     ) -> None:
         self.device, self.settings = device, settings
         self.kinds = Kinds(entries, options)
@@ -107,7 +104,7 @@ class Part:
         buckets = cut(entries, self.kinds, settings, self.gated)
         self.works = [bucket.work(self.kinds.signatures[bucket.kinds[0]], settings) for bucket in buckets]
         self.fused = [_fuses(work.backend, settings.rule) for work in self.works]
-        self.columns = tuple(dict.fromkeys((*settings.rule.columns(), *watched)))
+        self.columns = settings.rule.columns()
         self.constants = settings.rule.constants(settings.min_rms)
 
         n: list[float] = []
@@ -134,6 +131,7 @@ class Part:
         self.excluded = self.pieces(self.excluded_L)
 
         self.scale: Tensor | None = None
+        self.ok_L: Tensor | None = None
         self.results: list[tuple[Tensor, Coefficients]] = []
         self._layers: tuple[Layers, list[Layers]] | None = None
         self._layers_of: object = None
@@ -236,6 +234,11 @@ class Part:
     def table(self) -> Table:
         """The sums of the last step."""
         return Table(torch.cat([rows for rows, _ in self.results]), self.columns)
+
+    @property
+    def measured(self) -> Tensor:
+        """What monitors read of the last step, float64 [rows, `columns.MEASURED`]; none if they did not ask."""
+        return torch.cat([work.measured for work in self.works if work.measured is not None])
 
     @property
     def coefficients(self) -> Coefficients:

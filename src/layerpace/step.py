@@ -25,12 +25,13 @@ from layerpace.rules import Coefficients, Layers, Rule
 from layerpace.tensors import Tensors
 
 
-def layerwise_step(plan: Plan, scaling: Scaling) -> bool:
+def layerwise_step(plan: Plan, scaling: Scaling, measure: bool = False) -> bool:
     """Move every parameter of the plan once.
 
     Args:
         plan: one that was made for this step, or that holds.
         scaling: of the gradients.
+        measure: leave what monitors read in ``plan.measured``.
 
     Returns:
         False, with nothing changed: step counts were written from outside, and another plan must be made.
@@ -50,6 +51,8 @@ def layerwise_step(plan: Plan, scaling: Scaling) -> bool:
         if not _count_steps([work for part in parts if not part.gated for work in part.works], plan.fresh):
             return False
         for part in parts:
+            for work in part.works:
+                work.measure, work.measured = measure, None
             _step(part, settings.rule, scaling)
     finally:
         plan.release()
@@ -58,7 +61,7 @@ def layerwise_step(plan: Plan, scaling: Scaling) -> bool:
 
 def _step(part: Part, rule: Rule, scaling: Scaling) -> None:
     """The step on one device; steps are counted already, unless the device decides which."""
-    ok_L = _ok(part, scaling)
+    ok_L = part.ok_L = _ok(part, scaling)
     if ok_L is not None:
         for work, ok in zip(part.works, torch.split(ok_L, part.counts), strict=True):
             work.ok_L = ok

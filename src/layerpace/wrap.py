@@ -81,10 +81,14 @@ class Wrapped(Optimizer):
     Attributes:
         inner: the torch optimizer.
         rule: the rule.
+        keeps_plan: keep ``last_plan`` of the steps to come, and with it a copy of the weights.
+        last_plan: what the rule did in the last step; None: nothing, or it was not kept.
     """
 
     inner: Optimizer
     rule: Rule
+    keeps_plan: bool
+    last_plan: Plan | None
     _exclude: Exclude
     _segments: Mapping[str, Segments] | None
     _settings: Settings
@@ -120,6 +124,11 @@ class Wrapped(Optimizer):
     @property
     def state(self) -> Any:  # type: ignore[override]
         return self.inner.state
+
+    @property
+    def layers(self) -> dict[Tensor, ParameterLayers]:
+        """How each parameter is cut into layers, in the order of the groups."""
+        return dict(self._layers)
 
     def _describe(self) -> None:
         """Cut parameters into layers, those too that were added to the inner optimizer."""
@@ -164,6 +173,7 @@ class Wrapped(Optimizer):
         ]
         for param, _ in members:
             check_supported(param, param if param.grad is None else param.grad, self._layers[param].name)
+        self.last_plan = None
         before = [real(param).clone() for param, _ in members]
         loss = self.inner.step(closure)
         with torch.no_grad():
@@ -174,7 +184,9 @@ class Wrapped(Optimizer):
             ]
             if entries:
                 options = [self._group_options(group) for group in self.param_groups]
-                layerwise_step(Plan(entries, options, self._settings, Scaling()), Scaling())
+                plan = Plan(entries, options, self._settings, Scaling())
+                layerwise_step(plan, Scaling())
+                self.last_plan = plan if self.keeps_plan else None
         moved = [param for param, _ in members if param.grad is not None]
         for param, entry in zip(moved, entries, strict=True):
             self.state[param].update({key: entry.state[name] for name, key in self._saved_names()})
@@ -277,7 +289,7 @@ class Wrapped(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
-        super().__setstate__({**state, **hooks, "defaults": inner.defaults})
+        super().__setstate__({**state, **hooks, "defaults": inner.defaults, "keeps_plan": False, "last_plan": None})
         _restore_after_loading(inner, self)
 
 

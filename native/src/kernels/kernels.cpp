@@ -15,7 +15,7 @@ constexpr int64_t DISTANCE = 2048;  // entries that the prefetches run ahead
 
 template <class T>
 struct Buffers {
-  alignas(64) T w[BLOCK], g[BLOCK], s[MAX_STATES][BLOCK], v[BLOCK], u[BLOCK];
+  alignas(64) T w[BLOCK], g[BLOCK], s[MAX_STATES][BLOCK], v[BLOCK], u[BLOCK], old[BLOCK], now[BLOCK];
 };
 
 enum class Stage { gradient, first, second, whole };
@@ -31,6 +31,9 @@ class Walk {
     for (int column = 0; column < COLUMN_COUNT; ++column) {
       if (stage != Stage::second) store(lanes.lane[column], all<double>(0.0));
     }
+    if (piece_.measured) {
+      for (auto &lane : measured_.lane) store(lane, all<double>(0.0));
+    }
     for (int64_t at = 0; at < piece_.n;) {
       const int64_t left = piece_.n - at;
       // Whole vectors first; what remains goes through buffers that are padded with zeros.
@@ -38,6 +41,7 @@ class Walk {
       block<stage>(at, n, (n + LANES - 1) / LANES * LANES, coefficients, lanes);
       at += n;
     }
+    if (piece_.measured) put_measured<stage>();
     if (stage == Stage::second || !sums) return;
     for (int column = 0; column < COLUMN_COUNT; ++column) {
       if (job_.columns >> column & 1) sums[column] = total(load(lanes.lane[column]));
@@ -71,18 +75,51 @@ class Walk {
     if constexpr (moves) {
       on.out = const_cast<T *>(on.w);  // memory that is written in place, or the buffer that w lies in
       if (job_.update != kDisplace) on.v = fetch<T>(job_.moment, piece_.v, at, n, padded, buffers_.v);
-      Update<T> update = stage == Stage::second ? direction_.again[job_.update] : direction_.whole[job_.update];
+      // The sums of a large layer's moves are taken by the update itself, if what it writes is what is kept.
+      const bool fused = measures_within(n, padded);
+      if (piece_.measured && !fused) copy(padded, on.w, buffers_.old);
+      Update<T> update = (stage == Stage::second ? direction_.again : direction_.whole)[fused][job_.update];
       if (has_u) {
         on.u = kept + at;
-        update = WITH_U<T>[job_.update];
+        update = WITH_U<T>[fused][job_.update];
       } else if (stage == Stage::whole && job_.columns) {
         sum(n == padded ? column_set(job_.columns) : -1, padded, on, n, true, ahead, lanes);
-        update = WITH_U<T>[job_.update];
+        update = WITH_U<T>[fused][job_.update];
       }
-      update(padded, on, coefficients, job_.momentum, job_.keep, ahead);
+      update(padded, on, coefficients, job_.momentum, job_.keep, ahead, measured_);
     }
     if (!has_u) put_moments<stage != Stage::second>(at, n, on, stage == Stage::whole || kept);
     if constexpr (moves) put_weights(at, n, on);
+    if (moves && piece_.measured && !measures_within(n, padded)) {
+      measure_moves<T>(padded, buffers_.old, weights_now(at, n, padded, on), piece_.large, measured_);
+    }
+  }
+
+  bool measures_within(int64_t n, int64_t padded) const {
+    return sizeof(T) == 4 && piece_.measured && piece_.large && n == padded && (bytes(job_.param) == int64_t{sizeof(T)} || piece_.master);
+  }
+
+  // The weights that the next step will compute with; zero where a padded block has none, and so are the old ones.
+  const T *weights_now(int64_t at, int64_t n, int64_t padded, const Operands<T> &on) {
+    const T *now = on.out;
+    if (bytes(job_.param) == 2 && !piece_.master) now = fetch<T>(job_.param, piece_.w, at, n, padded, buffers_.now);
+    if (n == padded) return now;
+    if (now != buffers_.now) copy(padded, now, buffers_.now);
+    for (int64_t i = n; i < padded; ++i) buffers_.old[i] = buffers_.now[i] = T(0);
+    return buffers_.now;
+  }
+
+  static void copy(int64_t n, const T *from, T *to) {
+    for (int64_t i = 0; i < n; i += LANES) store(to + i, load(from + i));
+  }
+
+  template <Stage stage>
+  void put_measured() const {
+    for (int column = 0; column < MEASURED_COUNT; ++column) {
+      if ((column == M_GG) ? stage == Stage::second : stage == Stage::first) continue;
+      const double factor = column == M_GG ? job_.gradient_factor * job_.gradient_factor : 1.0;
+      piece_.measured[column] = factor * total(load(measured_.lane[column]));
+    }
   }
 
   // The first pass over a block, by one loop if there is one for the columns. A padded block's u is made zero where
@@ -136,6 +173,8 @@ class Walk {
 
   const T *gradients(int64_t at, int64_t n, int64_t padded, const T *w, Stage stage) {
     const T *g = fetch<T>(job_.param, piece_.g, at, n, padded, buffers_.g);
+    const bool first = stage == Stage::first || stage == Stage::whole;
+    if (piece_.measured && first && !job_.squares_are_u()) measure_squares<T>(padded, g, piece_.large, measured_);
     const bool decays = job_.l2 != 0 && stage != Stage::gradient;
     if (job_.gradient_factor == 1 && !decays) return g;
     const Vec<T> factor = all<T>(job_.gradient_factor), l2 = all<T>(job_.l2);
@@ -195,6 +234,7 @@ class Walk {
   const Piece &piece_;
   const Direction<T> &direction_;
   Buffers<T> buffers_;
+  MeasuredLanes measured_;
   alignas(64) uint32_t bits_[BLOCK];
 };
 
@@ -217,6 +257,40 @@ void whole(const Job &job, const Piece &piece, const Coefficients &at, double *s
   run<Stage::whole>(job, piece, at, sums);
 }
 
+template <class T>
+void moves_of(Storage old_storage, const void *old, Storage storage, const void *now, int64_t n, bool large, double *sums) {
+  alignas(64) T before[BLOCK], after[BLOCK];
+  MeasuredLanes lanes;
+  for (auto &lane : lanes.lane) store(lane, all<double>(0.0));
+  for (int64_t at = 0, taken; at < n; at += taken) {
+    taken = n - at < BLOCK ? n - at : BLOCK;
+    const int64_t padded = (taken + LANES - 1) / LANES * LANES;
+    measure_moves<T>(padded, fetch<T>(old_storage, old, at, taken, padded, before),
+                     fetch<T>(storage, now, at, taken, padded, after), large, lanes);
+  }
+  for (int column = 0; column < MEASURED_COUNT; ++column) sums[column] = total(load(lanes.lane[column]));
+}
+void moves(Storage old_storage, const void *old, Storage storage, const void *now, int64_t n, bool large, double *sums) {
+  storage == Storage::f64 ? moves_of<double>(old_storage, old, storage, now, n, large, sums)
+                          : moves_of<float>(old_storage, old, storage, now, n, large, sums);
+}
+
+template <class T>
+void squares_of(Storage storage, const void *x, int64_t n, bool large, double *sum) {
+  alignas(64) T buffer[BLOCK];
+  MeasuredLanes lanes;
+  store(lanes.lane[M_GG], all<double>(0.0));
+  for (int64_t at = 0, taken; at < n; at += taken) {
+    taken = n - at < BLOCK ? n - at : BLOCK;
+    const int64_t padded = (taken + LANES - 1) / LANES * LANES;
+    measure_squares<T>(padded, fetch<T>(storage, x, at, taken, padded, buffer), large, lanes);
+  }
+  *sum = total(load(lanes.lane[M_GG]));
+}
+void squares(Storage storage, const void *x, int64_t n, bool large, double *sum) {
+  storage == Storage::f64 ? squares_of<double>(storage, x, n, large, sum) : squares_of<float>(storage, x, n, large, sum);
+}
+
 }  // namespace
 }  // namespace layerpace::LP_ISA
 
@@ -227,7 +301,8 @@ namespace layerpace {
 #define LP_JOIN(a, b) a##b
 #define LP_TABLE(name) LP_JOIN(kernels_, name)
 extern const Kernels LP_TABLE(LP_ISA) = {
-    LP_NAME(LP_ISA), LP_ISA::prepare, LP_ISA::gradient, LP_ISA::first, LP_ISA::second, LP_ISA::whole,
+    LP_NAME(LP_ISA), LP_ISA::prepare, LP_ISA::gradient, LP_ISA::first, LP_ISA::second, LP_ISA::whole, LP_ISA::moves,
+    LP_ISA::squares,
 };
 
 }  // namespace layerpace

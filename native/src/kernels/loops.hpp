@@ -5,6 +5,7 @@
 #include "ahead.hpp"
 #include "columns.hpp"
 #include "directions.hpp"
+#include "measure.hpp"
 #include "updates.hpp"
 
 namespace layerpace::LP_ISA {
@@ -102,13 +103,14 @@ void first_loop(int64_t n, const Operands<T> &operands, double eps, double floor
 enum class Source { first, again, memory };
 
 // An update, with the u of pass 2 or, where one pass is enough, with that of the first.
-template <class T, class Policy, class Update, Source source>
+template <class T, class Policy, class Update, Source source, bool measured>
 void update_loop(int64_t n, const Operands<T> &operands, const Coefficients &coefficients, double momentum,
-                 double keep, const Ahead &reach) {
+                 double keep, const Ahead &reach, MeasuredLanes &lanes) {
   const Operands<T> at = operands;
   const Ahead ahead = reach;
   const Moments<T, Policy> moments(at.constants);
   const UpdateNumbers<T> numbers(coefficients, momentum, keep);
+  Moves<T> moves;
   for (int64_t i = 0; i < n; i += LANES) {
     Vec<T> u;
     if constexpr (source == Source::first) u = moments.first(at, ahead, i, true);
@@ -127,21 +129,31 @@ void update_loop(int64_t n, const Operands<T> &operands, const Coefficients &coe
     const Vec<T> result = updated<Update, T>(weight, u, v, numbers);
     if constexpr (Update::velocity) store(at.v + i, v);
     store(at.out + i, result);
+    if constexpr (measured) moves.add(weight, result);
   }
+  if constexpr (measured) moves.add_to(lanes);
 }
 
 template <class T>
 using First = void (*)(int64_t, const Operands<T> &, double, double, bool, const Ahead &, Lanes &);
 template <class T>
-using Update = void (*)(int64_t, const Operands<T> &, const Coefficients &, double, double, const Ahead &);
+using Update = void (*)(int64_t, const Operands<T> &, const Coefficients &, double, double, const Ahead &, MeasuredLanes &);
 
 constexpr int UPDATES = 3;
+
+// In the order of UpdateId.
+template <class T, class P, Source source, bool measured>
+inline constexpr Update<T> updates[UPDATES] = {
+    update_loop<T, P, Displace, source, measured && sizeof(T) == 4>,
+    update_loop<T, P, HeavyVelocity, source, measured && sizeof(T) == 4>,
+    update_loop<T, P, NesterovVelocity, source, measured && sizeof(T) == 4>,
+};
 
 // All loops of a direction.
 template <class T>
 struct Direction {
   First<T> first[COLUMN_SETS];
-  Update<T> again[UPDATES], whole[UPDATES];
+  const Update<T> *again[2], *whole[2];  // [measured][update]
   void (*prepare)(const double *options, double t, double *memory, double *constants);
   int states;
   bool again_reads_gradient;
@@ -152,10 +164,8 @@ template <class T, class P>
 constexpr Direction<T> direction() {
   return {{first_loop<T, P, NO_COLUMNS>, first_loop<T, P, NORMS>, first_loop<T, P, INNER>, first_loop<T, P, L1>,
            first_loop<T, P, ALL_NORMS>, first_loop<T, P, SHARES>},
-          {update_loop<T, P, Displace, Source::again>, update_loop<T, P, HeavyVelocity, Source::again>,
-           update_loop<T, P, NesterovVelocity, Source::again>},
-          {update_loop<T, P, Displace, Source::first>, update_loop<T, P, HeavyVelocity, Source::first>,
-           update_loop<T, P, NesterovVelocity, Source::first>},
+          {updates<T, P, Source::again, false>, updates<T, P, Source::again, true>},
+          {updates<T, P, Source::first, false>, updates<T, P, Source::first, true>},
           P::prepare,
           P::states,
           P::again_reads_gradient,
@@ -183,12 +193,9 @@ inline constexpr Direction<T> DIRECTIONS[] = {
     direction<T, RAdam>(),
 };
 
-// With a u that is there, in the order of UpdateId.
+// With a u that is there: [measured, update].
 template <class T>
-inline constexpr Update<T> WITH_U[UPDATES] = {
-    update_loop<T, SGD, Displace, Source::memory>,
-    update_loop<T, SGD, HeavyVelocity, Source::memory>,
-    update_loop<T, SGD, NesterovVelocity, Source::memory>,
-};
+inline constexpr const Update<T> *WITH_U[] = {updates<T, SGD, Source::memory, false>,
+                                              updates<T, SGD, Source::memory, true>};
 
 }  // namespace layerpace::LP_ISA

@@ -77,6 +77,10 @@ class Work:
         ok_L: bool [rows]: a layer that is not ok takes no step, its weights and state stay; None: all are.
         lr_L: float64 [rows]: the learning rates, where they stand outside of the velocity.
         update: filled by ``accumulate`` for ``apply``: the working weights w and the direction u.
+        measure: whether the step adds up what monitors read.
+        measured: those sums, float64 [rows, `columns.MEASURED`]: ``accumulate`` fills in <g, g>, ``apply`` the rest.
+            The weights are those that the next step computes with: a master copy where there is one. nan: a layer
+            that was held back.
         uniform: the step counts are single numbers on the host, all equal.
         watch: what describes the tensors; None: there is no compiled module, or they are not plain. Such a bucket
             goes to the reference.
@@ -100,6 +104,8 @@ class Work:
     ok_L: Tensor | None = None
     lr_L: Tensor | None = None
     update: tuple[Tensors, Tensors] | None = field(default=None, repr=False)
+    measure: bool = False
+    measured: Tensor | None = field(default=None, repr=False)
     uniform: bool = False
     watch: Watch | None = field(default=None, repr=False)
     kernel: Any = field(default=None, repr=False)

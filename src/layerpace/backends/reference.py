@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerpace.backends.protocol import Work
 from layerpace.broadcast import spread
-from layerpace.columns import COLUMNS, Constants, Operands
+from layerpace.columns import COLUMNS, MEASURED, Constants, Operands
 from layerpace.directions.base import State
 from layerpace.layers import ParameterLayers
 from layerpace.precision import compute_dtype, round_stochastically, store, working_copy
@@ -28,6 +28,10 @@ def gradient_sums(work: Work, columns: tuple[str, ...]) -> Tensor:
 def accumulate(work: Work, columns: tuple[str, ...], constants: Constants) -> Tensor:
     w = Tensors([working_copy(p, s, work.low_precision) for p, s in zip(work.params, work.state, strict=True)])
     g = _gradients(work)
+    work.measured = None
+    if work.measure:
+        work.measured = torch.zeros(work.rows, len(MEASURED), dtype=torch.float64, device=work.device)
+        work.measured[:, MEASURED.index("gg")] = sums(g, g, work.layers, ("uu",), Constants())[:, 0]
     if work.maximize:
         g = -g
     if work.l2:
@@ -62,6 +66,7 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
     v = None if stored is None else _widened(stored)
     ok = None if work.ok_L is None else spread(work.ok_L, work.layers, w)
     before = [] if ok is None else [(x, x.clone()) for x in (w, v) if x is not None]
+    old = w.clone() if work.measured is not None else None
     w.sub_(d if v is None else _through_velocity(d, work, v))
     if ok is not None:
         for x, old in before:
@@ -70,6 +75,8 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
         _store_rounded(v, stored, ok)
     for param, weight in zip(work.params, w, strict=True):
         store(param, weight, work.low_precision)
+    if old is not None and work.measured is not None:
+        _measure_moves(work, old, w)
 
 
 def _gradients(work: Work) -> Tensors:
@@ -109,6 +116,21 @@ def _through_velocity(d: Tensors, work: Work, v: Tensors) -> Tensors:
     v.mul_(velocity.momentum).add_(d * (1 - velocity.dampening) if velocity.dampening else d)
     move = (v * velocity.momentum).add_(d) if velocity.nesterov else v
     return move if work.lr_L is None else move * spread(work.lr_L, work.layers, d)
+
+
+def _measure_moves(work: Work, old: Tensors, w: Tensors) -> None:
+    """Fill in the sums over the weights before the step and over what was subtracted from them."""
+    assert work.measured is not None
+    new = w if work.low_precision == "master" else Tensors([p.to(w.dtype) for p in work.params])
+    work.measured[:, [name != "gg" for name in MEASURED]] = moves(old, new, work.layers)
+    if work.ok_L is not None:
+        work.measured.masked_fill_(~work.ok_L[:, None], torch.nan)
+
+
+def moves(old: Tensors, new: Tensors, layers: list[ParameterLayers]) -> Tensor:
+    """The sums of `MEASURED` over weights and their change, without that of the gradient: float64 [rows, 5]."""
+    d = old.to(torch.float64) - new.to(torch.float64)
+    return sums(old, d, layers, ("ww", "w_l1", "uu", "wu", "u_l1"), Constants())
 
 
 def sums(

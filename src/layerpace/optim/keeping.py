@@ -7,7 +7,7 @@ new plan, so that a step with a kept plan is the step with a new one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import is_
 from threading import Lock
@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layerpace.checks import check_choice
-from layerpace.columns import COLUMNS
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
 from layerpace.layers import ParameterLayers, describe_group
@@ -77,23 +75,12 @@ class PlanKeeper:
 
     Attributes:
         plan: of the last step; None: there has been none, or it has been dropped.
-        watched: sums that the plan's table has beside those of the rule; see `watch`.
+        measure: have the steps to come leave in the plan what monitors read.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self.watched: tuple[str, ...] = ()
-        self.drop()
-
-    def watch(self, columns: Sequence[str]) -> None:
-        """Have these columns of `layerpace.columns` in the tables of the steps to come, for those who look on.
-
-        Raises:
-            ValueError: a column that there is not.
-        """
-        for column in columns:
-            check_choice("column", column, tuple(COLUMNS))
-        self.watched = tuple(columns)
+        self.measure = False
         self.drop()
 
     def drop(self) -> None:
@@ -115,11 +102,12 @@ class PlanKeeper:
         with self._lock:
             finished = False
             try:
-                if not (self._holds(optimizer, scaling) and self.plan and layerwise_step(self.plan, scaling)):
+                plan = self.plan if self._holds(optimizer, scaling) else None
+                if plan is None or not layerwise_step(plan, scaling, self.measure):
                     self.drop()
                     self.plan = self._build(optimizer, scaling)
                     if self.plan is not None:
-                        layerwise_step(self.plan, scaling)
+                        layerwise_step(self.plan, scaling, self.measure)
                 finished = True
             finally:
                 if not finished:
@@ -187,7 +175,7 @@ class PlanKeeper:
                 params, grads, _states(params, options[place].direction, optimizer), layers, strict=True
             )
         ]
-        plan = Plan(entries, options, optimizer._settings, scaling, self.watched)
+        plan = Plan(entries, options, optimizer._settings, scaling)
         if not torch.compiler.is_compiling():
             self._groups, self._still, self._direction = groups, still, optimizer.direction
             self._state, self._states = optimizer.state, list(optimizer.state.values())

@@ -13,7 +13,7 @@ from layerpace.backends.cpu.library import compiled
 from layerpace.backends.cpu.programs import COLUMN_NUMBERS, Program, program, rule_options
 from layerpace.backends.protocol import Work
 from layerpace.broadcast import by_layer
-from layerpace.columns import Constants
+from layerpace.columns import MEASURED, Constants
 from layerpace.precision import compute_dtype
 from layerpace.rules import Coefficients, Layers, Rule
 from layerpace.tensors import Tensors
@@ -111,6 +111,11 @@ def _time(work: Work) -> tuple[float, Tensor | None]:
     return work.t, None
 
 
+def _room_to_measure(work: Work, rows: int) -> Tensor | None:
+    work.measured = torch.empty(rows, len(MEASURED), dtype=torch.float64, device=_HOST) if work.measure else None
+    return work.measured
+
+
 def gradient_sums(work: Work, columns: tuple[str, ...]) -> Tensor:
     kernel = _kernel(work, columns)
     if kernel is None:
@@ -130,7 +135,7 @@ def accumulate(work: Work, columns: tuple[str, ...], constants: Constants) -> Te
     t, t_L = _time(work)
     table = torch.zeros(kernel.rows, len(columns), dtype=torch.float64, device=_HOST)
     vectors = {"table_LC": table, "t_L": t_L, "ok_L": _vector(work.ok_L, torch.bool)}
-    kernel.native.accumulate(kernel.request(work, columns, vectors, t=t))
+    kernel.native.accumulate(kernel.request(work, columns, vectors, t=t, measure=work.measure))
     return table
 
 
@@ -144,8 +149,9 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
         "b_L": _vector(b_L),
         "lr_L": _vector(work.lr_L),
         "ok_L": _vector(work.ok_L, torch.bool),
+        "measured_LM": _room_to_measure(work, kernel.rows),
     }
-    kernel.native.apply(kernel.request(work, (), vectors))
+    kernel.native.apply(kernel.request(work, (), vectors, measure=work.measure))
     kernel.note_writes()
 
 
@@ -178,7 +184,10 @@ def step(
         "b_L": b_L,
         "ratio_L": ratio_L,
         "table_LC": table,
+        "measured_LM": _room_to_measure(work, rows),
     }
     kernel.note_writes()  # while a check of the tensors has them in the cache
-    kernel.native.step(kernel.request(work, columns, vectors, t=t, lr_outside=work.lr_L is not None))
+    kernel.native.step(
+        kernel.request(work, columns, vectors, t=t, lr_outside=work.lr_L is not None, measure=work.measure)
+    )
     return table, Coefficients(c=c_L, b=b_L, ratio=ratio_L)

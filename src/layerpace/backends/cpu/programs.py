@@ -138,10 +138,10 @@ def takes(param: Tensor, grad: Tensor, state: dict[str, Tensor], direction: Dire
     if param.is_contiguous():
         n = param.numel()
         return all(x.is_contiguous() and x.numel() == n for x in tensors)
-    order = _order(param)
+    order = memory_order(param)
     if order is None or (layers.sizes is not None and order[0] != 0):
         return False
-    return all(x.shape == param.shape and _order(x) == order for x in tensors)
+    return all(x.shape == param.shape and memory_order(x) == order for x in tensors)
 
 
 @lru_cache(maxsize=16)
@@ -151,7 +151,7 @@ def _kept_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
     return working, torch.bfloat16 if working == torch.float32 else working
 
 
-def _order(x: Tensor) -> Sequence[int] | None:
+def memory_order(x: Tensor) -> Sequence[int] | None:
     """The dimensions of a dense tensor from the outermost in memory to the innermost; None: it is not dense."""
     order = sorted((k for k in range(x.ndim) if x.shape[k] != 1), key=x.stride, reverse=True)
     expected = 1
