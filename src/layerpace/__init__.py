@@ -1,6 +1,7 @@
 """layerpace: layer-wise optimizers for PyTorch, and instruments that show how fast every layer trains."""
 
 from layerpace import directions, layers, rules, schedules
+from layerpace.monitors.monitor import Monitor
 from layerpace.optim import LAMB, LAMBC, LARS, Layca, Layerwise, PercentDelta
 from layerpace.wrap import wrap
 
@@ -12,6 +13,7 @@ __all__ = [
     "LARS",
     "Layca",
     "Layerwise",
+    "Monitor",
     "PercentDelta",
     "__version__",
     "directions",

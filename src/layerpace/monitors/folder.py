@@ -1,0 +1,193 @@
+"""The folder of a run: what a monitor writes, and reading it back, finished or while it grows.
+
+::
+
+    RUN/run.json          {"kind": "layerpace run", "version": 1, "name", "settings", "layers", "started"}
+    RUN/records.jsonl     layers' quantities and the user's scalars; see `layerpace.monitors.sinks.text`
+    RUN/initial.pt        the initial weights of the rotation curves, where there are any
+    RUN/DONE              there once the run is finished
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerpace.monitors.follower import DONE, KIND, RECORDS, RUN, VERSION, Follower, layers_of, read_settings
+from layerpace.monitors.run import LayerInfo, Run
+from layerpace.monitors.sinks.aside import aside
+from layerpace.monitors.sinks.jsonl import JSONL
+
+__all__ = ["Follower", "MonitorFolder", "find", "load"]
+
+INITIAL = "initial.pt"
+DEPTH = 3  # folders down to which runs are looked for: OUT/runs/METHOD-sSEED-HASH is two below OUT
+
+
+class MonitorFolder:
+    """What a monitor writes.
+
+    Args:
+        path: of the folder; made if need be.
+        settings: JSON-like; anything else in it is written as its repr.
+        layers: of the model, from input to output; where more of them appear later, `flush` writes them down.
+        max_records: of each set of keys, >= 2.
+        resume: go on in a folder that has a run; a finished one is no longer so.
+        name: of the run; None: that of the folder.
+        done: whether `finish` writes DONE; False where somebody else decides on that.
+
+    Attributes:
+        path: of the folder.
+        records: the sink.
+
+    Raises:
+        FileExistsError: there is a run in the folder, and ``resume`` is off; or ``path`` is a file.
+        ValueError: the run in the folder is of another model, or ``max_records`` is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        layers: Sequence[LayerInfo],
+        max_records: int = 1000,
+        resume: bool = False,
+        *,
+        name: str | None = None,
+        done: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self._settings, self._layers, self._done = settings, layers, done
+        self._name, self._started = name or self.path.resolve().name, time.time()
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{path} is a file, not a folder for a run")
+        found = _is_run(self.path)
+        if found:
+            if not resume:
+                raise FileExistsError(f"{path} has a run already: resume=True goes on with it, or give another folder")
+            self._compare()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.records = JSONL(self.path / RECORDS, max_records, resume)
+        if found and done:
+            (self.path / DONE).unlink(missing_ok=True)
+        self._write_settings()
+
+    def _compare(self) -> None:
+        """Go on only with a run of the same layers; keep its name and start."""
+        found = read_settings(self.path / RUN) if (self.path / RUN).exists() else {}
+        self._name, self._started = found.get("name", self._name), found.get("started", self._started)
+        for before, layer in zip(layers_of(found), self._layers, strict=False):
+            if (before.name, before.shape) != (layer.name, layer.shape):
+                raise ValueError(
+                    f"{self.path} has a run of another model: its layer {before.name!r} of shape {list(before.shape)} "
+                    f"stands where this one has {layer.name!r} of shape {list(layer.shape)}"
+                )
+
+    def _write_settings(self) -> None:
+        self._written = len(self._layers)
+        content = {
+            "kind": KIND,
+            "version": VERSION,
+            "name": self._name,
+            "settings": _json_like(self._settings),
+            "layers": [dataclasses.asdict(layer) for layer in self._layers],
+            "started": self._started,
+        }
+        with aside(self.path / RUN) as file:
+            file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+    def flush(self) -> None:
+        """Write what the records have gathered, and layers that have appeared."""
+        if len(self._layers) > self._written:
+            self._write_settings()
+        self.records.flush()
+
+    def save_initial(self, weights: Mapping[str, Tensor]) -> None:
+        """Keep the initial weights, by name."""
+        with aside(self.path / INITIAL) as file:
+            torch.save(dict(weights), file)
+
+    def initial(self) -> dict[str, Tensor] | None:
+        """The initial weights that were kept, on the CPU; None: none were."""
+        path = self.path / INITIAL
+        if not path.exists():
+            return None
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return weights
+
+    def found(self) -> Run:
+        """The run as it is in the folder now."""
+        self.flush()
+        return load(self.path)[0]
+
+    def finish(self) -> None:
+        """Write what there is, and that nothing will be added."""
+        self.flush()
+        self.records.close()
+        if self._done:
+            (self.path / DONE).touch()
+
+
+def load(path: str | Path) -> list[Run]:
+    """Read one run or many.
+
+    Args:
+        path: the folder of a run, or one that has such folders beneath it, as that of ``layerpace compare``.
+
+    Returns:
+        The runs, in the order of their folders. Runs of the same name have the path of their folder as name.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: a file of a run cannot be read.
+    """
+    root = Path(path)
+    if root.name in (RUN, RECORDS) and root.is_file():
+        root = root.parent
+    folders = find(root)
+    if not folders:
+        what = "holds no run" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"{path} {what}: looked for {RUN} or {RECORDS} in it and in folders down to {DEPTH} levels beneath"
+        )
+    runs = [Follower(folder).run for folder in folders]
+    names = [run.name for run in runs]
+    return [
+        dataclasses.replace(run, name=str(folder.relative_to(root))) if names.count(run.name) > 1 else run
+        for folder, run in zip(folders, runs, strict=True)
+    ]
+
+
+def find(path: str | Path, depth: int = DEPTH) -> list[Path]:
+    """Folders of runs: ``path`` itself, else those beneath it down to ``depth`` levels, sorted by path."""
+    root = Path(path)
+    if _is_run(root):
+        return [root]
+    if depth == 0 or not root.is_dir():
+        return []
+    below = sorted(Path(entry) for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    return [found for folder in below for found in find(folder, depth - 1)]
+
+
+def _is_run(path: Path) -> bool:
+    records = path / RECORDS
+    return (path / RUN).exists() or (records.exists() and records.stat().st_size > 0)
+
+
+def _json_like(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_like(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_like(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

@@ -1,0 +1,142 @@
+"""Measuring the steps of any torch optimizer: the weights before a step against those after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from layerpace.columns import MEASURED
+from layerpace.monitors.layout import Layout, cuts_of
+from layerpace.monitors.measure import moves, squares
+from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
+from layerpace.monitors.transfer import Transfer
+from layerpace.monitors.watchers import Numbers, Seen, Watcher
+from layerpace.optim.support import real
+from layerpace.wrap import Wrapped
+
+
+class ForeignWatcher(Watcher):
+    """Any torch optimizer.
+
+    Copies are taken after the closure, if there is one, since it may run the whole of a training step. The memory of
+    the copies is kept for the next record.
+    """
+
+    def __init__(self, optimizer: Optimizer, layout: Layout, due: Callable[[int], bool], seen: Seen) -> None:
+        super().__init__(optimizer, layout, due, seen)
+        self.quantities = quantities_of(optimizer.rule if isinstance(optimizer, Wrapped) else None)
+        self._kept: dict[Tensor, Tensor] = {}
+        self._old: dict[Tensor, Tensor] = {}
+        self._squares: dict[torch.device, Tensor] = {}
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(self.optimizer, Wrapped):
+            self.optimizer.keeps_plan = True
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._copy()
+            return None
+
+        def then_copy() -> Any:
+            result = closure()
+            if not self._old:  # an optimizer may ask for the loss again, from where it has moved to
+                self._copy()
+            return result
+
+        if len(args) > 1:
+            return (args[0], then_copy, *args[2:]), kwargs
+        return args, {**kwargs, "closure": then_copy}
+
+    def _stop(self) -> None:
+        self._old = {}
+        if isinstance(self.optimizer, Wrapped):
+            self.optimizer.keeps_plan, self.optimizer.last_plan = False, None
+
+    @torch.no_grad()
+    def _copy(self) -> None:
+        for group in self.optimizer.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    kept = self._kept.get(param)
+                    if kept is None or kept.shape != param.shape or kept.dtype != param.dtype:
+                        kept = self._kept[param] = torch.empty_like(param)
+                    self._old[param] = kept.copy_(param)
+        # Now, since fused optimizers write the gradient without its scale over it.
+        self._squares = {device: squares(self._pieces(params, _gradient)) for device, params in self._by_device()}
+
+    def _end(self) -> list[Numbers]:
+        self.measured = list(self._old)
+        groups = self.optimizer.param_groups
+        rates = {param: self._rate(group) for group in groups for param in group["params"]}
+        return [self._numbers(params, rates, device) for device, params in self._by_device()]
+
+    def _by_device(self) -> list[tuple[torch.device, list[Tensor]]]:
+        found: dict[torch.device, list[Tensor]] = {}
+        for param in self._old:
+            found.setdefault(param.device, []).append(param)
+        return list(found.items())
+
+    def _pieces(self, params: Sequence[Tensor], part: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """A part of each parameter, such as its gradient, cut into layers."""
+        cuts = cuts_of(self.optimizer)
+        out: list[Tensor] = []
+        for param in params:
+            sizes, x = cuts[param].sizes, real(part(param))
+            out += [x] if sizes is None else list(torch.split(x, list(sizes)))
+        return out
+
+    def _numbers(self, params: list[Tensor], rates: Mapping[Tensor, float | Tensor], device: torch.device) -> Numbers:
+        cuts = cuts_of(self.optimizer)
+        names = tuple(name for param in params for name in self.layout.names(param))
+        ww, w_l1, dd, wd, d_l1 = moves(
+            self._pieces(params, self._old.__getitem__), self._pieces(params, Tensor.detach)
+        ).unbind(1)
+        gg = self._squares[device]
+        scale = getattr(self.optimizer, "grad_scale", None)
+        if scale is not None:
+            gg = gg / scale.to(device).double().square()
+        lr = torch.cat([_full(cuts[param].count, rates[param], device) for param in params])
+        fields: tuple[str, ...] = (*MEASURED, "skipped")
+        columns = [ww, w_l1, gg, dd, wd, d_l1, self._skipped(len(names), device)]
+        reading = Reading(None, 0.0)
+        if isinstance(self.optimizer, Wrapped):
+            more, found = self._of_rule(self.optimizer, names, device)
+            fields, columns = (*fields, *more), [*columns, *found.unbind(1)]
+            reading = Reading(self.optimizer.rule, self.optimizer._settings.min_rms)
+        # After the rule's columns, whose lr only the layers have that it is for.
+        return Numbers(names, (*fields, "lr"), Transfer(torch.stack([*columns, lr], 1)), reading)
+
+    def _rate(self, group: Mapping[str, Any]) -> float | Tensor:
+        lr: float | Tensor = group.get("lr", torch.nan)
+        return lr * group.get("lr_multiplier", 1.0) if isinstance(self.optimizer, Wrapped) else lr
+
+    def _of_rule(
+        self, wrapped: Wrapped, names: tuple[str, ...], device: torch.device
+    ) -> tuple[tuple[str, ...], Tensor]:
+        """The columns of the rule, float64 [rows, columns]; nan for layers that it left to the inner optimizer."""
+        places = {name: place for place, name in enumerate(names)}
+        params = {id(cut): param for param, cut in wrapped.layers.items()}
+        fields = rule_fields(wrapped.rule)
+        found = torch.full((len(names), len(fields)), torch.nan, dtype=torch.float64, device=device)
+        for part in () if wrapped.last_plan is None else wrapped.last_plan.parts:
+            if part.device == device:
+                cuts = [cut for work in part.works for cut in work.layers]
+                rows = [places[name] for cut in cuts for name in self.layout.names(params[id(cut)])]
+                found[rows] = torch.cat([option_columns(part), *rule_columns(part)], 1)
+        return fields, found
+
+
+def _gradient(param: Tensor) -> Tensor:
+    grad = param.grad
+    assert grad is not None
+    return grad.coalesce().values() if grad.is_sparse else grad
+
+
+def _full(count: int, value: float | Tensor, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, torch.float64, non_blocking=True).reshape(1).expand(count)
+    return torch.full((count,), value, dtype=torch.float64, device=device)

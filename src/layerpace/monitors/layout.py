@@ -1,0 +1,92 @@
+"""The layers of a model as its monitors name them: tensors, or segments of them, from input to output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from layerpace.layers import ParameterLayers
+from layerpace.monitors.run import LayerInfo
+from layerpace.optim.base import Layerwise
+from layerpace.wrap import Wrapped
+
+# What wrappers of modules put before the names of parameters.
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+class Layout:
+    """Layers of a model and of the optimizers that train it.
+
+    Parameters that share their memory by being the same object are one layer, under their first name.
+
+    Attributes:
+        layers: those of the model in the order of ``named_parameters``, then those that only optimizers know.
+    """
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self.model, self.optimizers = model, optimizers
+        self.layers: list[LayerInfo] = []
+        self._names: dict[Tensor, tuple[str, ...]] = {}
+        self._parameter_names: dict[Tensor, str] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in parameters that have been added."""
+        cuts = {param: cut for optimizer in self.optimizers for param, cut in cuts_of(optimizer).items()}
+        for name, param in self._parameters():
+            if param not in self._names:
+                self._add(name, param, cuts.get(param))
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for name, param in self.model.named_parameters():
+            yield plain_name(name), param
+        for number, optimizer in enumerate(self.optimizers):
+            prefix = f"optimizer {number}, " if len(self.optimizers) > 1 else ""
+            for index, group in enumerate(optimizer.param_groups):
+                names = group.get("param_names")
+                for place, param in enumerate(group["params"]):
+                    yield names[place] if names else f"{prefix}group {index}, parameter {place}", param
+
+    def _add(self, name: str, param: Tensor, cut: ParameterLayers | None) -> None:
+        sizes = None if cut is None else cut.sizes
+        trained = cut is not None and param.requires_grad
+        excluded = cut is not None and cut.excluded
+        if name in self._parameter_names.values():  # of two optimizers' parameters outside of the model
+            name = f"{name} ({len(self._names)})"
+        self._parameter_names[param] = name
+        names = [name] if sizes is None else [f"{name}[{k}]" for k in range(len(sizes))]
+        shapes = [param.shape] if sizes is None else [(size, *param.shape[1:]) for size in sizes]
+        self._names[param] = tuple(names)
+        self.layers += [LayerInfo(n, tuple(s), excluded, trained) for n, s in zip(names, shapes, strict=True)]
+
+    def names(self, param: Tensor) -> tuple[str, ...]:
+        """The layers of a parameter."""
+        if param not in self._names:
+            self.refresh()
+        return self._names[param]
+
+    def of_optimizer(self, number: int) -> list[str]:
+        """The layers that an optimizer trains."""
+        return [name for param in cuts_of(self.optimizers[number]) for name in self.names(param) if param.requires_grad]
+
+    def parameter_name(self, param: Tensor) -> str:
+        """The name of a parameter, without the number of a segment."""
+        if param not in self._parameter_names:
+            self.refresh()
+        return self._parameter_names[param]
+
+
+def cuts_of(optimizer: Optimizer) -> dict[Tensor, ParameterLayers]:
+    """How an optimizer cuts its parameters into layers; one of torch's has one layer a tensor."""
+    known = optimizer.layers if isinstance(optimizer, (Layerwise, Wrapped)) else {}
+    whole = ParameterLayers("")
+    return {param: known.get(param, whole) for group in optimizer.param_groups for param in group["params"]}
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers of modules have put into it."""
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper).replace(f".{wrapper}", ".")
+    return name

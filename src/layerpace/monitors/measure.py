@@ -1,0 +1,108 @@
+"""Sums over how far tensors have moved: compiled for CPUs, plain torch elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from layerpace.backends import reference
+from layerpace.backends.cpu import native
+from layerpace.backends.cpu.programs import memory_order
+from layerpace.columns import Constants
+from layerpace.layers import ParameterLayers
+from layerpace.precision import compute_dtype
+from layerpace.tensors import Tensors
+
+_WHOLE = ParameterLayers("")
+_STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # of the compiled module
+_MOVES = 5
+
+
+def moves(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
+    """<w, w>, |w|_1, <d, d>, <w, d>, |d|_1 of each pair, with w = old and d = old - new.
+
+    Args:
+        old, new: real tensors of any floating dtype, pairwise of one shape; ``old`` may be on another device, and of
+            another dtype.
+
+    Returns:
+        float64 [tensors, 5], on the device of ``new``.
+    """
+    compiled = native()
+
+    def fast(places: Sequence[int], table: Tensor) -> None:
+        a, b = [old[i] for i in places], [new[i] for i in places]
+        compiled.sum_moves(  # type: ignore[union-attr]
+            _addresses(a), _STORAGE[a[0].dtype], _addresses(b), _STORAGE[b[0].dtype],
+            [x.numel() for x in b], torch.get_num_threads(), table.data_ptr(),
+        )  # fmt: skip
+
+    def plain(place: int) -> Tensor:
+        a, b = old[place].to(new[place].device, non_blocking=True), new[place]
+        dtype = compute_dtype(b.dtype)
+        return reference.moves(Tensors([a.to(dtype)]), Tensors([b.to(dtype)]), [_WHOLE])[0]
+
+    kinds = [_kind(a, b) if compiled is not None else None for a, b in zip(old, new, strict=True)]
+    return _by_kind(kinds, _MOVES, new[0].device, fast, plain)
+
+
+def squares(tensors: Sequence[Tensor]) -> Tensor:
+    """<x, x> of each real tensor: float64 [tensors]."""
+    compiled = native()
+
+    def fast(places: Sequence[int], table: Tensor) -> None:
+        x = [tensors[i] for i in places]
+        compiled.sum_squares(  # type: ignore[union-attr]
+            _addresses(x), _STORAGE[x[0].dtype], [t.numel() for t in x], torch.get_num_threads(), table.data_ptr()
+        )
+
+    def plain(place: int) -> Tensor:
+        wide = Tensors([tensors[place].to(compute_dtype(tensors[place].dtype))])
+        return reference.sums(wide, wide, [_WHOLE], ("uu",), Constants())[0]
+
+    kinds = [_kind(x, x) if compiled is not None else None for x in tensors]
+    return _by_kind(kinds, 1, tensors[0].device, fast, plain)[:, 0]
+
+
+def _kind(a: Tensor, b: Tensor) -> Hashable:
+    """What tensors must share to be taken together by the compiled module; None: it cannot take them."""
+    if not (a.is_cpu and b.is_cpu and a.dtype in _STORAGE and b.dtype in _STORAGE):
+        return None
+    if (a.dtype == torch.float64) != (b.dtype == torch.float64) or a.numel() == 0:
+        return None
+    if a.is_contiguous() and b.is_contiguous():
+        return a.dtype, b.dtype
+    order = memory_order(b)
+    return (a.dtype, b.dtype) if order is not None and order == memory_order(a) else None
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    return [x.data_ptr() for x in tensors]
+
+
+def _by_kind(
+    kinds: Sequence[Hashable],
+    columns: int,
+    device: torch.device,
+    fast: Callable[[Sequence[int], Tensor], None],
+    plain: Callable[[int], Tensor],
+) -> Tensor:
+    """float64 [tensors, columns]: by ``fast``, all those of a kind at once, or by ``plain``, one by one."""
+    together: dict[Hashable, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        together.setdefault(kind, []).append(place)
+    if len(together) == 1 and None not in together:
+        table = torch.empty(len(kinds), columns, dtype=torch.float64)
+        fast(range(len(kinds)), table)
+        return table
+    out = torch.empty(len(kinds), columns, dtype=torch.float64, device=device)
+    for kind, places in together.items():
+        if kind is None:
+            out[places] = torch.stack([plain(place) for place in places])
+        else:
+            table = torch.empty(len(places), columns, dtype=torch.float64)
+            fast(places, table)
+            out[places] = table
+    return out

@@ -1,0 +1,284 @@
+"""`Monitor`: how fast every layer trains, live, with any optimizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+
+from layerpace.checks import check_choice
+from layerpace.monitors.foreign import ForeignWatcher
+from layerpace.monitors.history import History
+from layerpace.monitors.layout import Layout
+from layerpace.monitors.moments import SecondMoments
+from layerpace.monitors.ours import OursWatcher
+from layerpace.monitors.output import Output
+from layerpace.monitors.quantities import QUANTITIES
+from layerpace.monitors.recorder import Pending, Recorder
+from layerpace.monitors.rotation import DTYPES, Rotation
+from layerpace.monitors.run import Run
+from layerpace.monitors.settings import settings_of
+from layerpace.monitors.watchers import Numbers, Watcher
+from layerpace.optim.base import Layerwise
+
+if TYPE_CHECKING:
+    from layerpace.monitors.diagnose import Finding
+
+LEAST_ROTATION_EVERY = 50
+NUMBERS = 1 << 26  # that are kept at most, about 4 bytes each in memory and 10 on disk
+FLUSH_SECONDS = 5.0  # records wait so long at most before they are written
+
+
+class Monitor:
+    """Records how fast each layer trains, at every ``every``-th step of an optimizer::
+
+        optimizer = torch.optim.AdamW(model.parameters())
+        monitor = lp.Monitor(model, optimizer, every=10)
+        ...                                     # train as ever
+        monitor.latest()["conv1.weight"]["relative_update_l1"]
+
+    What is recorded is listed in `layerpace.monitors.quantities`: relative updates, the angle of a step, the rotation
+    curve, trust ratios, norms. With an optimizer of layerpace the step adds the sums up as it goes. With any other,
+    the weights are copied before a recorded step (after its closure) and compared after it, which takes about as long
+    as the step, and one copy of the weights. Nothing waits for the device.
+
+    Steps are calls of ``optimizer.step`` that return, 1, 2, ...; the first one is always recorded. Steps that
+    GradScaler skips, and accumulation, which makes none, leave no record.
+
+    Args:
+        model: the network; names of layers are those of its parameters. A tensor that it has twice is one layer.
+        optimizer: a torch optimizer, or several of one model. Wrappers that hold one under ``.optimizer`` (accelerate,
+            Lightning) are looked through.
+        every: steps between records, >= 1.
+        out: the run's folder, for ``layerpace report`` and ``layerpace watch``; "auto": runs/DATE-TIME, made at the
+            first record; None: nothing is written. In a distributed run rank 0 writes.
+        sinks: further places for the figures: objects with ``log(values, step)``, or the names of those in
+            `layerpace.monitors.sinks`.
+        rotation_every: steps between readings of the cosine distance, a multiple of ``every``; None: ``every``, or so
+            many times it that there are at least 50 between. A reading takes a pass over the weights.
+        initial: what the initial weights are kept in, on the CPU: "fp32", "bf16" (half the memory, exact to 1e-6), or
+            None: no rotation curve.
+        second_moment: record percentiles of the second moment.
+        max_records: that are kept in memory and on disk, >= 2. When there are more, every second one goes, and from
+            then on only every second one is kept, and so on. A model of thousands of layers keeps fewer.
+        resume: go on in a folder that holds records already.
+        settings: JSON-like; added to those that the folder keeps.
+
+    Attributes:
+        history: the records.
+        path: the folder; None: there is none (yet).
+
+    Raises:
+        TypeError: not a module, or not an optimizer.
+        ValueError: a value out of range.
+        FileExistsError: ``out`` holds records, and ``resume`` is off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        every: int = 10,
+        *,
+        out: str | Path | None = "auto",
+        sinks: Sequence[Any] = (),
+        rotation_every: int | None = None,
+        initial: str | None = "fp32",
+        second_moment: bool = False,
+        max_records: int = 1000,
+        resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"Monitor needs a torch.nn.Module, got {type(model).__name__}")
+        _check_count("every", every, 1)
+        _check_count("max_records", max_records, 2)
+        spacing = _spacing(rotation_every, every)
+        if initial is not None:
+            check_choice("initial", initial, tuple(DTYPES))
+        optimizers = _unwrapped(optimizer)
+        self.every, self._rotation_every = every, spacing
+        self._layout = Layout(model, optimizers)
+        max_records = min(max_records, max(2, NUMBERS // (len(QUANTITIES) * max(1, len(self._layout.layers)))))
+        self._moments = SecondMoments(self._layout) if second_moment else None
+        self._rotation = None if initial is None else Rotation(self._layout, initial)
+        self.history = History([layer.name for layer in self._layout.layers], max_records)
+        described = settings_of(model, optimizers, every) | dict(settings or {})
+        self._output = Output(out, sinks, self._layout, described, max_records, resume)
+        self._recorder = Recorder(self._layout, self.history, self._output.write)
+        self._flushed = time.monotonic()
+        self._watchers = [self._watcher(optimizer) for optimizer in optimizers]
+        if resume:
+            self._resume()
+
+    def _watcher(self, optimizer: Optimizer) -> Watcher:
+        kind = OursWatcher if isinstance(optimizer, Layerwise) else ForeignWatcher
+        return kind(optimizer, self._layout, self._due, self._seen)  # type: ignore[arg-type]
+
+    # A step
+
+    def _due(self, step: int) -> bool:
+        return step == 1 or step % self.every == 0
+
+    def _seen(self, watcher: Watcher, numbers: list[Numbers] | None) -> None:
+        """Take what a step left; None: it was not measured."""
+        if not numbers:
+            return
+        step = watcher.count
+        params = watcher.measured
+        if self._rotation is not None and (step == 1 or step % self._rotation_every == 0):
+            numbers += self._rotation.read(params)
+        if self._moments is not None:
+            numbers += self._moments.read(watcher.optimizer, params)
+        self._recorder.add(Pending(self._watchers.index(watcher), step, time.time(), numbers))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    # What was recorded
+
+    @property
+    def step(self) -> int:
+        """Steps of the first optimizer that were seen."""
+        return self._watchers[0].count
+
+    @property
+    def path(self) -> Path | None:
+        """The run's folder; None: there is none, or nothing has been recorded yet."""
+        return self._output.path
+
+    @property
+    def skipped(self) -> int:
+        """Recorded steps that GradScaler held back; they are in no record."""
+        self._recorder.read()
+        return self._recorder.skipped
+
+    def latest(self) -> dict[str, dict[str, float]]:
+        """{layer: {quantity: value}} of the last record; waits for the device.
+
+        What is not read in every record (the cosine distance, percentiles) has its last value. A quantity that is not
+        defined is left out; one that is not finite is inf.
+        """
+        return self._recorder.latest()
+
+    @property
+    def run(self) -> Run:
+        """All of it, for `layerpace.monitors.plots`, the report and ``diagnose``."""
+        self._recorder.read()
+        return self._output.run(self.history)
+
+    def diagnose(self) -> list[Finding]:
+        """What seems wrong with the training, worst first; see `layerpace.monitors.diagnose`."""
+        from layerpace.monitors.diagnose import diagnose
+
+        return diagnose(self.run)
+
+    def log(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Record numbers of your own, such as the loss, under the current step or another.
+
+        A tensor among them waits for its device.
+        """
+        self._output.log({name: _number(value) for name, value in values.items()}, self.step if step is None else step)
+
+    def flush(self) -> None:
+        """Read what waits for it, and write it."""
+        self._recorder.read()
+        self._output.flush(None if self._rotation is None else self._rotation.state)
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Stop watching, write what there is, and mark the run as finished."""
+        for watcher in self._watchers:
+            watcher.detach()
+        self.flush()
+        self._output.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Going on with a training
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: step counts, and the initial weights."""
+        self.flush()
+        return {
+            "counts": [watcher.count for watcher in self._watchers],
+            "initial": {} if self._rotation is None else self._rotation.state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: records that are later than it are dropped, on disk too.
+
+        Raises:
+            ValueError: of another number of optimizers, or of another model.
+        """
+        counts = list(state["counts"])
+        if len(counts) != len(self._watchers):
+            raise ValueError(f"the state is of {len(counts)} optimizers, the monitor has {len(self._watchers)}")
+        if self._rotation is not None:
+            self._rotation.load(state["initial"])
+        for watcher, count in zip(self._watchers, counts, strict=True):
+            watcher.count = count
+        self._recorder.drop()
+        self.history.truncate(max(counts))
+        self._output.truncate(max(counts))
+
+    def _resume(self) -> None:
+        """Go on with what the folder holds, which is taken to be the training up to now."""
+        found = self._output.found()
+        if found is None:
+            return
+        self.history.take_over(found.history)
+        self._output.go_on(found.scalars)
+        for watcher in self._watchers:
+            watcher.count = max(found.history.steps, default=0)
+        if self._rotation is not None:
+            self._rotation.load(self._output.initial())
+
+
+def _unwrapped(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
+    """The torch optimizers themselves."""
+    given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    out: list[Optimizer] = []
+    for one in given:
+        inner: Any = one
+        while isinstance(getattr(inner, "optimizer", None), Optimizer) and not isinstance(inner, LRScheduler):
+            inner = inner.optimizer
+        if not isinstance(inner, Optimizer):
+            raise TypeError(f"Monitor needs torch optimizers, got {type(inner).__name__}")
+        if inner not in out:
+            out.append(inner)
+    if not out:
+        raise ValueError("Monitor needs an optimizer, got an empty sequence")
+    return out
+
+
+def _number(value: Any) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def _check_count(name: str, value: int, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def _spacing(rotation_every: int | None, every: int) -> int:
+    """Steps between readings of the rotation curve."""
+    if rotation_every is None:
+        return every * -(-LEAST_ROTATION_EVERY // every)
+    _check_count("rotation_every", rotation_every, 1)
+    if rotation_every % every:
+        raise ValueError(f"rotation_every must be a multiple of every={every}, got {rotation_every}")
+    return rotation_every

@@ -1,0 +1,168 @@
+"""Where a monitor's figures go: the run's folder, further sinks, and the user's scalars in memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerpace.monitors import sinks
+from layerpace.monitors.folder import MonitorFolder
+from layerpace.monitors.history import History
+from layerpace.monitors.layout import Layout
+from layerpace.monitors.quantities import QUANTITIES
+from layerpace.monitors.recorder import Batch
+from layerpace.monitors.run import Run, Series
+
+
+class Output:
+    """Takes batches of records, and scalars.
+
+    Args:
+        out: the run's folder, "auto", or None.
+        others: sinks, or their names.
+        layout: of the model.
+        settings: that the folder keeps.
+        max_records: of each kind, in the folder and of scalars in memory.
+        resume: go on in a folder that holds records.
+    """
+
+    def __init__(
+        self,
+        out: str | Path | None,
+        others: Sequence[Any],
+        layout: Layout,
+        settings: Mapping[str, Any],
+        max_records: int,
+        resume: bool,
+    ) -> None:
+        self._layout, self._settings, self._max_records = layout, settings, max_records
+        self._sinks = [sinks.get(sink) for sink in others]
+        self._scalars: dict[str, Series] = {}
+        self._keys: dict[tuple[int, tuple[str, ...], int], tuple[list[str], Tensor]] = {}
+        self._folder: MonitorFolder | None = None
+        self._closed = False
+        self._auto = out == "auto" and _writes()
+        self._kept_initial = False
+        if out is not None and not self._auto and _writes():
+            self._folder = self._open(Path(out), resume)
+
+    @property
+    def path(self) -> Path | None:
+        return None if self._folder is None else self._folder.path
+
+    def _open(self, path: Path, resume: bool) -> MonitorFolder:
+        return MonitorFolder(path, self._settings, self._layout.layers, self._max_records, resume)
+
+    def _ready(self) -> MonitorFolder | None:
+        """The folder; one of the name "auto" is made when it is first needed."""
+        if self._auto:
+            self._auto = False
+            self._folder = self._open(_new_folder(), resume=False)
+        return self._folder
+
+    def write(self, batch: Batch) -> None:
+        """Take records."""
+        keys, places = self._keys_of(batch.source, batch.names)
+        all_of_them = len(places) == batch.values.shape[2]
+        values = (batch.values if all_of_them else batch.values.index_select(2, places)).flatten(1)
+        made = self._ready()
+        if made is not None:
+            made.records.log_many(keys, batch.steps, batch.times, values)
+        if self._sinks:
+            for step, moment, row in zip(batch.steps, batch.times, values.tolist(), strict=True):
+                self._send({key: x for key, x in zip(keys, row, strict=True) if not math.isnan(x)}, step, moment)
+
+    def _keys_of(self, source: int, quantities: tuple[str, ...]) -> tuple[list[str], Tensor]:
+        """The keys of an optimizer's records, quantity by quantity, and the places of its layers."""
+        key = source, quantities, len(self._layout.layers)
+        if key not in self._keys:
+            own = set(self._layout.of_optimizer(source))
+            names = [layer.name for layer in self._layout.layers]
+            places = [place for place, name in enumerate(names) if name in own]
+            self._keys[key] = [f"{q}/{names[p]}" for q in quantities for p in places], torch.tensor(places)
+        return self._keys[key]
+
+    def _send(self, values: Mapping[str, float], step: int, moment: float) -> None:
+        for sink in self._sinks:
+            sinks.log(sink, values, step, moment)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Take the user's scalars."""
+        for name, value in values.items():
+            if name.split("/")[0] in QUANTITIES:
+                raise ValueError(f"{name!r} is the name of a quantity of layers: call the scalar otherwise")
+            series = self._scalars.setdefault(name, Series([], []))
+            series.steps.append(step)
+            series.values.append(value)
+        made = self._ready()
+        if made is not None:
+            made.records.log(values, step)
+        self._send(values, step, time.time())
+
+    def flush(self, initial: Callable[[], Mapping[str, Tensor]] | None) -> None:
+        """Write what there is; the initial weights once."""
+        if self._folder is not None:
+            if initial is not None and not self._kept_initial:
+                self._folder.save_initial(initial())
+                self._kept_initial = True
+            self._folder.flush()
+        for sink in self._sinks:
+            sinks.flush(sink)
+
+    def close(self) -> None:
+        """Close sinks, and mark the folder as finished."""
+        if self._folder is not None and not self._closed:
+            self._folder.finish()
+        for sink in self._sinks:
+            sinks.close(sink)
+        self._closed = True
+
+    def truncate(self, step: int) -> None:
+        """Drop what was recorded after a step."""
+        for name, series in self._scalars.items():
+            kept = [place for place, at in enumerate(series.steps) if at <= step]
+            self._scalars[name] = Series([series.steps[i] for i in kept], [series.values[i] for i in kept])
+        if self._folder is not None:
+            self._folder.records.truncate(step)
+
+    def found(self) -> Run | None:
+        """What the folder has been given so far; None: there is no folder."""
+        return None if self._folder is None else self._folder.found()
+
+    def initial(self) -> Mapping[str, Tensor]:
+        """The initial weights that the folder keeps."""
+        kept = None if self._folder is None else self._folder.initial()
+        self._kept_initial = kept is not None
+        return kept or {}
+
+    def go_on(self, scalars: Mapping[str, Series]) -> None:
+        """Take over the scalars of an earlier part of the training."""
+        self._scalars = dict(scalars)
+
+    def run(self, history: History) -> Run:
+        """The run as it stands, in memory."""
+        name = "run" if self.path is None else self.path.name
+        layers = list(self._layout.layers)
+        return Run(name, self._settings, layers, history, dict(self._scalars), self.path, self._closed)
+
+
+def _writes() -> bool:
+    """Whether this process writes: rank 0 alone does in a distributed run."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or torch.distributed.get_rank() == 0
+
+
+def _new_folder() -> Path:
+    """runs/DATE-TIME, with a number if there is one already."""
+    name = time.strftime("%Y-%m-%d-%H%M%S")
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path

@@ -1,0 +1,140 @@
+"""From the numbers that steps have left to the history and the sinks, many records at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerpace.monitors.history import History
+from layerpace.monitors.layout import Layout
+from layerpace.monitors.quantities import OCCASIONAL, QUANTITIES
+from layerpace.monitors.watchers import Numbers
+
+PENDING = 64  # records that wait at most; the sooner one is read, the fewer numbers are in memory
+
+
+@dataclass
+class Pending:
+    """A record whose numbers have not been read yet; ``source`` tells one optimizer from another."""
+
+    source: int
+    step: int
+    time: float
+    numbers: list[Numbers]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records that are read together: ``values`` are float64 [records, quantities, layers of the model]."""
+
+    source: int
+    steps: list[int]
+    times: list[float]
+    names: tuple[str, ...]
+    values: Tensor
+
+
+class Recorder:
+    """Reads records, in the order in which they were made.
+
+    Args:
+        layout: of the model.
+        history: where they go.
+        write: takes each batch to the sinks.
+    """
+
+    def __init__(self, layout: Layout, history: History, write: Callable[[Batch], None]) -> None:
+        self._layout, self._history, self._write = layout, history, write
+        self._pending: list[Pending] = []
+        self._places: dict[tuple[str, ...], Tensor] = {}
+        self._latest: dict[int, dict[str, Tensor]] = {}
+        self.skipped = 0
+
+    def add(self, record: Pending) -> None:
+        """Take a record; reads those that wait when there are many."""
+        self._pending.append(record)
+        if len(self._pending) >= PENDING:
+            self.read()
+
+    def read(self) -> None:
+        """Read all that wait."""
+        waiting, self._pending = self._pending, []
+        start = 0
+        while start < len(waiting):
+            end = start + 1
+            while end < len(waiting) and _alike(waiting[start], waiting[end]):
+                end += 1
+            self._read(waiting[start:end])
+            start = end
+
+    def drop(self) -> None:
+        """Forget what waits, and the latest values."""
+        self._pending, self._latest = [], {}
+
+    def _read(self, records: Sequence[Pending]) -> None:
+        """Read records that have the same kinds of numbers."""
+        self._history.add_layers([layer.name for layer in self._layout.layers])
+        found: list[tuple[Tensor, dict[str, Tensor]]] = []  # the places of layers, and [records, rows] by quantity
+        skipped = torch.zeros(len(records), dtype=torch.bool)
+        for kind in zip(*(record.numbers for record in records), strict=True):
+            columns = torch.stack([numbers.values.get() for numbers in kind]).permute(2, 0, 1).contiguous()
+            fields = dict(zip(kind[0].fields, columns.unbind(0), strict=True))
+            if "skipped" in fields:
+                skipped |= (fields["skipped"] != 0).all(1)
+            found.append((self._place(kind[0].layers), kind[0].read(fields)))
+        present = {name for _, quantities in found for name in quantities}
+        names = tuple(name for name in QUANTITIES if name in present)
+        values = torch.full((len(records), len(names), len(self._history.layers)), math.nan, dtype=torch.float64)
+        for places, quantities in found:
+            for name, value in quantities.items():
+                values[:, names.index(name)].index_copy_(1, places, value)
+        kept = [place for place, out in enumerate(skipped.tolist()) if not out]
+        self.skipped += len(records) - len(kept)
+        if not kept or not names:
+            return
+        if len(kept) < len(records):
+            values = values[kept]
+        batch = Batch(
+            records[0].source, [records[i].step for i in kept], [records[i].time for i in kept], names, values
+        )
+        self._note_latest(batch)
+        self._history.extend(batch.steps, batch.times, names, values)
+        self._write(batch)
+
+    def _place(self, layers: tuple[str, ...]) -> Tensor:
+        if layers not in self._places:
+            self._places[layers] = torch.tensor([self._history.place(name) for name in layers])
+        return self._places[layers]
+
+    def _note_latest(self, batch: Batch) -> None:
+        latest = self._latest.setdefault(batch.source, {})
+        for name in [name for name in latest if name not in OCCASIONAL]:
+            del latest[name]
+        for name, value in zip(batch.names, batch.values[-1].clone(), strict=True):
+            before = latest.get(name)
+            if name in OCCASIONAL and before is not None and len(before) == len(value):
+                value = torch.where(value.isnan(), before, value)
+            latest[name] = value
+
+    def latest(self) -> dict[str, dict[str, float]]:
+        """{layer: {quantity: value}} of the last record of each optimizer; what was not measured is left out."""
+        self.read()
+        found: dict[str, dict[str, float]] = {}
+        for values in self._latest.values():
+            for name, value in values.items():
+                for layer, number in zip(self._history.layers, value.tolist(), strict=False):
+                    if not math.isnan(number):
+                        found.setdefault(layer, {})[name] = number
+        return {layer: found[layer] for layer in self._history.layers if layer in found}
+
+
+def _alike(a: Pending, b: Pending) -> bool:
+    def kinds(record: Pending) -> list[Any]:
+        return [(numbers.layers, numbers.fields, numbers.read) for numbers in record.numbers]
+
+    return a.source == b.source and kinds(a) == kinds(b)

@@ -1,0 +1,66 @@
+"""A recorded training: what plots, findings, the report and the terminal view are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .history import History
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A layer: by default one tensor, else a segment of one.
+
+    Attributes:
+        name: of the parameter, with [k] for a segment.
+        shape: of the layer's tensor.
+        excluded: the optimizer's layer rule leaves it out.
+        trained: it belongs to an optimizer and requires a gradient.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    excluded: bool = False
+    trained: bool = True
+
+    @property
+    def entries(self) -> int:
+        """Number of weights."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Series:
+    """Scalars of a run against its steps."""
+
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: short, for legends.
+        settings: what it was run with, JSON-like: optimizer, rule, options, model, every, ...
+        layers: from input to output; those of ``history``, in its order.
+        history: the records.
+        scalars: loss, accuracy, ... by name, as the user logged them.
+        path: the run's folder; None: it is in memory only.
+        finished: nothing will be added.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    layers: Sequence[LayerInfo]
+    history: History
+    scalars: Mapping[str, Series] = field(default_factory=dict)
+    path: Path | None = None
+    finished: bool = False

@@ -1,0 +1,106 @@
+"""Measuring the steps of one optimizer.
+
+A watcher hooks into ``optimizer.step``. What it finds in a step is a tensor of numbers, which nobody waits for; they
+are read later, those of many steps at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from layerpace.monitors.layout import Layout
+from layerpace.monitors.transfer import Transfer
+
+Fields: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a step left to be read.
+
+    Attributes:
+        layers: names, one a row.
+        fields: names of the columns.
+        values: float64 [rows, fields], on its way to the host.
+        read: columns, float64 [..., rows] each -> quantities of the same shape. Numbers that have equal layers,
+            fields and ``read`` are read together.
+    """
+
+    layers: tuple[str, ...]
+    fields: tuple[str, ...]
+    values: Transfer
+    read: Callable[[Fields], dict[str, Tensor]]
+
+
+Seen: TypeAlias = Callable[["Watcher", "list[Numbers] | None"], None]
+
+
+class Watcher(ABC):
+    """The steps of one optimizer.
+
+    Attributes:
+        optimizer: the optimizer itself, not what wraps it.
+        count: calls of its ``step`` that have returned.
+        quantities: what its records have.
+        measured: the parameters of the last record.
+    """
+
+    quantities: tuple[str, ...]
+
+    def __init__(self, optimizer: Optimizer, layout: Layout, due: Callable[[int], bool], seen: Seen) -> None:
+        self.optimizer, self.layout = optimizer, layout
+        self.count = 0
+        self.measured: list[Tensor] = []
+        self._due, self._seen = due, seen
+        self._measuring = False
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    def detach(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._stop()
+
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._stop()  # the step before may have raised
+        self._measuring = self._due(self.count + 1)
+        return self._begin(args, kwargs) if self._measuring else None
+
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.count += 1
+        numbers = None
+        if self._measuring:
+            with torch.no_grad():
+                numbers = self._end()
+            self._stop()
+        self._seen(self, numbers)
+
+    @abstractmethod
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Prepare to measure the step; may return other arguments for it."""
+
+    @abstractmethod
+    def _end(self) -> list[Numbers]:
+        """What the step left."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """The steps to come are not measured."""
+
+    def _skipped(self, rows: int, device: torch.device) -> Tensor:
+        """float64 [rows]: 1 where GradScaler held the whole step back, known to the device alone."""
+        found_inf = getattr(self.optimizer, "found_inf", None)
+        if found_inf is None:
+            return torch.zeros(rows, dtype=torch.float64, device=device)
+        skipped: Tensor = (found_inf.to(device) != 0).double().reshape(1).expand(rows)
+        return skipped
