@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from . import machine, memory, plots, steps, sweeps
+from . import machine, memory, monitors, plots, steps, sweeps
 from .measure import SEED, Effort
 from .methods import BY_NAME, METHODS, UNIT
 from .progress import Bars
@@ -27,6 +27,8 @@ from .traffic import ceiling
 
 SHARE_OF_MEMORY = 0.6  # of what is free, for weights and states
 SWEEPS = ("layers", "size", "threads")
+PARTS = ("steps", "monitors", *SWEEPS)
+WATCHED_SETS = ("S1", "S2")
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
         },
         "ceiling": ceiling(1 / 64 if options.quick else 1.0, options.threads),
         "steps": {},
+        "monitors": {},
         "sweeps": {},
     }  # fmt: skip
     out = Console(width=None if os.isatty(1) else 130)
@@ -53,6 +56,11 @@ def main() -> None:
             found = steps.measure_set(key, chosen, methods, effort, budget, results["ceiling"], bars)
             results["steps"][key] = found
             out.print(steps.table(key, found), end="\n\n")
+            save(results, options.out)
+        for key in [key for key in options.sets if key in WATCHED_SETS] if "monitors" in options.parts else ():
+            chosen = SETS[key].small() if options.quick else SETS[key]
+            results["monitors"][key] = monitors.measure_set(key, chosen, longer, bars)
+            out.print(monitors.table(key, results["monitors"][key]), end="\n\n")
             save(results, options.out)
         for name, sweep in sweeps.sweeps(options.threads, options.quick).items():
             if sweep.axis in options.parts or name in options.parts:
@@ -72,8 +80,14 @@ def arguments() -> argparse.Namespace:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--parts", nargs="+", choices=("steps", *SWEEPS), default=["steps", *SWEEPS], help="default: all")
-    add("--sets", nargs="+", choices=SETS, default=list(SETS), help="parameter sets of the part steps; default: all")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    add(
+        "--sets",
+        nargs="+",
+        choices=SETS,
+        default=list(SETS),
+        help="parameter sets of the parts steps and monitors (S1, S2); default: all",
+    )
     add("--methods", nargs="+", choices=BY_NAME, metavar="NAME", help=f"of the part steps, beside {UNIT}; default: all")
     add("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: %(default)s")
     add("--rounds", type=int, default=15, help="after three to warm up; default: %(default)s")

@@ -44,12 +44,6 @@ class Method:
     writes_gradients: bool = False
 
 
-def watched(optimizer: lp.Layerwise) -> lp.Layerwise:
-    """The optimizer with every norm that a monitor could ask for summed in the same pass."""
-    optimizer._keeper.watch(("ww", "uu", "wu", "w_l1", "u_l1"))
-    return optimizer
-
-
 def _ours(backend: str) -> dict[str, tuple[Make, Traffic, int]]:
     """name -> (make, traffic, bytes of state an entry)."""
     common: dict[str, Any] = {"backend": backend}
@@ -67,11 +61,6 @@ def _ours(backend: str) -> dict[str, tuple[Make, Traffic, int]]:
             4,
         ),
         "LAMB bf16 state": (lambda p: lp.LAMB(p, lr=LR, state_dtype="bf16", **decayed), traffic.LAMB_BF16, 4),
-        "LAMB all norms": (
-            lambda p: watched(lp.LAMB(p, lr=LR, **decayed)),
-            traffic.LAMB,
-            8,
-        ),
     }
 
 

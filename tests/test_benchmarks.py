@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import memory, plots, traffic
+from benchmarks import memory, monitors, plots, traffic
 from benchmarks.measure import Effort, Race, figures
-from benchmarks.methods import BY_NAME, METHODS, UNIT, Method, watched
+from benchmarks.methods import BY_NAME, METHODS, UNIT, Method
 from benchmarks.shapes import SETS
 from benchmarks.sweeps import SWEPT
 
@@ -151,17 +151,12 @@ def test_written_gradients_are_put_back_or_refused() -> None:
                 race.run(Effort(2, 1))
 
 
-def test_watched_norms_change_nothing() -> None:
-    weights = []
-    for look in (watched, lambda optimizer: optimizer):
-        p = torch.nn.Parameter(torch.arange(1.0, 7).reshape(2, 3))
-        p.grad = torch.ones_like(p)
-        optimizer = look(lp.LAMB([p], lr=0.1, weight_decay=0.01))
-        optimizer.step()
-        weights.append(p.detach())
-        columns = optimizer._keeper.plan.table.columns
-        assert ("w_l1" in columns) == (look is watched)
-    assert torch.equal(*weights)
+def test_the_cost_of_watching_is_spread_over_the_steps() -> None:
+    shapes = [(40, 25), (7,)]
+    ours = monitors.measure(BY_NAME["LAMB"].make, shapes, 1, Effort(5, 1))
+    assert min(ours.alone, ours.recorded, ours.reading, ours.rotation) > 0
+    cost = monitors.Cost(alone=10.0, recorded=15.0, by_round=1.5, reading=1.0, rotation=5.0, every=10)
+    assert cost.ratio == pytest.approx(1 + 0.05 + 0.01 + 0.01)
 
 
 def test_labels_keep_their_distance() -> None:

@@ -109,10 +109,11 @@ class History:
     @property
     def quantities(self) -> tuple[str, ...]:
         """Those that some record has; see `layerpace.monitors.quantities`."""
-        return tuple(dict.fromkeys(name for names in {row.names for row in self._rows} for name in names))
+        kinds = dict.fromkeys(row.names for row in self._rows)
+        return tuple(dict.fromkeys(name for names in kinds for name in names))
 
     def __contains__(self, quantity: str) -> bool:
-        return any(quantity in names for names in {row.names for row in self._rows})
+        return quantity in self.quantities
 
     def __getitem__(self, quantity: str) -> Tensor:
         """float32 [records, layers]; nan: not measured, inf: not finite.

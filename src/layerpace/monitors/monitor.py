@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
 from layerpace.checks import check_choice
+from layerpace.monitors.feedback import Feedback
 from layerpace.monitors.foreign import ForeignWatcher
 from layerpace.monitors.history import History
 from layerpace.monitors.layout import Layout
@@ -177,6 +178,26 @@ class Monitor:
         from layerpace.monitors.diagnose import diagnose
 
         return diagnose(self.run)
+
+    def feedback(self, classes: Tensor, layers: Sequence[str | nn.Module] | None = None) -> Feedback:
+        """Record the silhouette score of what layers get back, in the passes made within it::
+
+            with monitor.feedback(targets):
+                torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+
+        It belongs to the step that follows. See `layerpace.monitors.feedback.Feedback`; it waits for the device, and
+        takes time that grows with the square of the batch.
+
+        Args:
+            classes: int [examples] of the batch.
+            layers: names of layers or modules, or modules; None: all that hold a tensor with two or more dimensions.
+        """
+        return Feedback(
+            self._layout,
+            classes,
+            layers,
+            lambda numbers: self._recorder.add(Pending(0, self.step + 1, time.time(), numbers)),
+        )
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Record numbers of your own, such as the loss, under the current step or another.

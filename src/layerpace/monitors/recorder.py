@@ -113,8 +113,9 @@ class Recorder:
 
     def _note_latest(self, batch: Batch) -> None:
         latest = self._latest.setdefault(batch.source, {})
-        for name in [name for name in latest if name not in OCCASIONAL]:
-            del latest[name]
+        if not set(OCCASIONAL).issuperset(batch.names):
+            for name in [name for name in latest if name not in OCCASIONAL]:
+                del latest[name]
         for name, value in zip(batch.names, batch.values[-1].clone(), strict=True):
             before = latest.get(name)
             if name in OCCASIONAL and before is not None and len(before) == len(value):
