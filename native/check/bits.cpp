@@ -72,9 +72,12 @@ int main() {
         kernels.prepare(job.direction, options, 3, &memory, constants);
         Piece piece{w.data(), g.data(), {s[0].data(), s[1].data(), s[2].data()}, v.data(), nullptr, N, constants,
                     0x123456789abcdefu, 7, nullptr};
+        double measured[MEASURED_COUNT] = {};
+        piece.measured = measured, piece.large = direction % 2 == 0;
         kernels.first(job, piece, sums);
         kernels.second(job, piece, {1e-3, 2e-3, 0.5});
         uint64_t value = hash(sums, sizeof sums, 0xcbf29ce484222325u);
+        value = hash(measured, sizeof measured, value);
         value = hash(w.data(), w.size(), hash(v.data(), v.size(), value));
         for (auto &moment : s) value = hash(moment.data(), moment.size(), value);
         std::printf("%d %d %d %016llx\n", direction, kind, narrow, static_cast<unsigned long long>(value));

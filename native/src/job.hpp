@@ -1,6 +1,7 @@
 // What the engine hands to a kernel: the options of a bucket, and a run of consecutive entries of one layer.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace layerpace {

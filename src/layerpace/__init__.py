@@ -1,7 +1,7 @@
 """layerpace: layer-wise optimizers for PyTorch, and instruments that show how fast every layer trains."""
 
-from layerpace import directions, layers, rules, schedules
-from layerpace.monitors.monitor import Monitor
+from layerpace import directions, integrations, layers, monitors, rules, schedules
+from layerpace.monitors import Monitor
 from layerpace.optim import LAMB, LAMBC, LARS, Layca, Layerwise, PercentDelta
 from layerpace.wrap import wrap
 
@@ -17,7 +17,9 @@ __all__ = [
     "PercentDelta",
     "__version__",
     "directions",
+    "integrations",
     "layers",
+    "monitors",
     "rules",
     "schedules",
     "wrap",

@@ -1,4 +1,4 @@
-"""What a step adds up for monitors: the sums of the weights' moves as they lie in memory, and the step itself as ever."""
+"""What a step adds up for monitors: sums of the moves of weights as they lie in memory; the step stays as it is."""
 
 from __future__ import annotations
 

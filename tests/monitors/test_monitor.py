@@ -336,6 +336,54 @@ def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path) ->
             torch.testing.assert_close(history[name], whole[name], rtol=1e-6, atol=1e-12, equal_nan=True)
 
 
+def test_going_on_with_optimizers_that_count_for_themselves(tmp_path: Path) -> None:
+    def start(resume: bool = False) -> tuple[nn.Module, list[torch.optim.Optimizer], lp.Monitor]:
+        model = network()
+        both = [torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.SGD(model[2].parameters(), lr=0.1)]
+        return model, both, lp.Monitor(model, both, every=1, out=tmp_path / "run", resume=resume)
+
+    def run(model: nn.Module, both: list[torch.optim.Optimizer], steps: range) -> None:
+        for step in steps:
+            model.zero_grad()
+            loss_of(model, step).backward()
+            both[0].step()
+            if step % 2:
+                both[1].step()
+
+    model, both, monitor = start()
+    run(model, both, range(8))
+    saved = monitor.state_dict()
+    run(model, both, range(8, 12))
+    monitor.flush()
+    model, both, monitor = start(resume=True)
+    monitor.load_state_dict(saved)
+    run(model, both, range(8, 14))
+    monitor.close()
+    for history in (monitor.history, folder.load(tmp_path / "run")[0].history):
+        assert sorted(history.series("update_norm", "0.weight")[0]) == list(range(1, 15))
+        assert sorted(history.series("update_norm", "2.weight")[0]) == list(range(1, 8))
+
+
+def test_a_step_that_calls_that_of_its_base_class_counts_once() -> None:
+    class Scaled(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad.mul_(0.5)
+            return super().step(closure)
+
+    model = network()
+    torch.optim.SGD(model.parameters(), lr=0.1)  # from now on torch hooks both steps
+    optimizer = Scaled(model.parameters(), lr=0.1)
+    monitor = lp.Monitor(model, optimizer, every=1, out=None)
+    for step in range(3):
+        before = weights(model)
+        train(model, optimizer, 1, first=step)
+        moved = (before["0.weight"] - model[0].weight.detach()).double().norm().item()
+        assert monitor.latest()["0.weight"]["update_norm"] == pytest.approx(moved, rel=1e-6)
+    assert monitor.history.steps == [1, 2, 3]
+
+
 def test_going_on_with_a_folder_alone(tmp_path: Path) -> None:
     model = network()
     optimizer = adam(model)

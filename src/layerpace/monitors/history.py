@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,8 @@ class History:
             time: seconds since the epoch.
             values: [L] by quantity; nan: not measured, inf: not finite.
         """
-        block = torch.stack([value.reshape(1, -1) for value in values.values()], 1)
+        rows = [value.reshape(1, -1) for value in values.values()]
+        block = torch.stack(rows, 1) if rows else torch.empty(1, 0, len(self.layers))
         self.extend([step], [time], tuple(values), block)
 
     def extend(self, steps: Sequence[int], times: Sequence[float], names: tuple[str, ...], values: Tensor) -> None:
@@ -85,13 +86,18 @@ class History:
             self._places[name] = len(self._places)
         self.layers = (*self.layers, *layers[len(self.layers) :])
 
-    def truncate(self, step: int) -> None:
-        """Drop what was recorded after a step."""
-        kept = [place for place, recorded in enumerate(self._steps) if recorded <= step]
+    def truncate(self, last: Callable[[Iterable[str]], int]) -> None:
+        """Drop records that are too late: ``last`` gives the last step that is kept of those of these layers."""
+        kept = [place for place, step in enumerate(self._steps) if step <= last(self._measured(self._rows[place]))]
         self._seen -= self._stride * (len(self._steps) - len(kept))
         self._steps = [self._steps[place] for place in kept]
         self._times = [self._times[place] for place in kept]
         self._rows = [self._rows[place] for place in kept]
+
+    def _measured(self, row: Row) -> list[str]:
+        """The layers that a record tells of."""
+        told = (~row.values.isnan()).any(0).tolist()
+        return [name for name, known in zip(self.layers, told, strict=False) if known]
 
     def __len__(self) -> int:
         return len(self._steps)

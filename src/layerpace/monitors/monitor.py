@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -251,8 +251,15 @@ class Monitor:
         for watcher, count in zip(self._watchers, counts, strict=True):
             watcher.count = count
         self._recorder.drop()
-        self.history.truncate(max(counts))
-        self._output.truncate(max(counts))
+        of_layer: dict[str, int] = {}
+        for number, count in enumerate(counts):
+            of_layer |= {name: max(count, of_layer.get(name, 0)) for name in self._layout.of_optimizer(number)}
+
+        def last(layers: Iterable[str]) -> int:
+            return max((of_layer[name] for name in layers if name in of_layer), default=counts[0])
+
+        self.history.truncate(last)
+        self._output.truncate(last)
 
     def _resume(self) -> None:
         """Go on with what the folder holds, which is taken to be the training up to now."""

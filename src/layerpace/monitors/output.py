@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +123,13 @@ class Output:
             sinks.close(sink)
         self._closed = True
 
-    def truncate(self, step: int) -> None:
-        """Drop what was recorded after a step."""
+    def truncate(self, last: Callable[[Iterable[str]], int]) -> None:
+        """Drop what is too late; see `History.truncate`. Scalars have no layers."""
         for name, series in self._scalars.items():
-            kept = [place for place, at in enumerate(series.steps) if at <= step]
+            kept = [place for place, at in enumerate(series.steps) if at <= last(())]
             self._scalars[name] = Series([series.steps[i] for i in kept], [series.values[i] for i in kept])
         if self._folder is not None:
-            self._folder.records.truncate(step)
+            self._folder.records.truncate(lambda keys: last(key.partition("/")[2] for key in keys))
 
     def found(self) -> Run | None:
         """What the folder has been given so far; None: there is no folder."""

@@ -59,7 +59,7 @@ class Watcher(ABC):
         self.count = 0
         self.measured: list[Tensor] = []
         self._due, self._seen = due, seen
-        self._measuring = False
+        self._measuring = self._stepping = False
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -73,10 +73,14 @@ class Watcher(ABC):
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stop()  # the step before may have raised
+        self._stepping = True
         self._measuring = self._due(self.count + 1)
         return self._begin(args, kwargs) if self._measuring else None
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._stepping:  # of an outer step, which torch hooks too where it calls that of its base class
+            return
+        self._stepping = False
         self.count += 1
         numbers = None
         if self._measuring:

@@ -13,7 +13,7 @@ crash loses what had been gathered, at most ``GATHERED`` records or ``GATHERED_B
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import time as now
@@ -170,20 +170,24 @@ class JSONL:
             group.written = group.stride if group.number in introduced else 0
         self._gathered, self._bytes = [], 0
 
-    def truncate(self, step: int) -> None:
+    def truncate(self, step: int | Callable[[Sequence[str]], int]) -> None:
         """Drop what was recorded after a step, as if it had not been: for a checkpoint that is older than the file.
+
+        ``step`` may be a function of the keys of a record: optimizers that take turns count for themselves.
 
         Where records are kept at equal distances of steps, the same ones will be kept as without the interruption.
         """
         self.flush()
-        doubtful = [group for group in self._sets.values() if group.last > step or not group.certain]
+        limits = {group.number: step(group.keys) if callable(step) else step for group in self._sets.values()}
+        doubtful = [group for group in self._sets.values() if group.last > limits[group.number] or not group.certain]
         if not doubtful:
             return
         found, cut = scan(self.path), False
         for group in doubtful:
             lines = found.sets[group.number]
-            group.seen = seen_at(lines.steps, group.stride, group.seen, step)
-            group.last, group.certain = step, True
+            limit = limits[group.number]
+            group.seen = seen_at(lines.steps, group.stride, group.seen, limit)
+            group.last, group.certain = limit, True
             group.kept = -(-group.seen // group.stride)
             cut |= group.kept < len(lines.steps)
             if not group.seen:

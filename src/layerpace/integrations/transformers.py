@@ -1,0 +1,160 @@
+"""A callback for the Trainer of transformers."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layerpace.integrations.attach import (
+    based_on,
+    callback_classes,
+    check_options,
+    check_whole,
+    open_monitor,
+    own_class,
+    plain,
+    remake,
+    saved_state,
+    scalar_name,
+)
+
+if TYPE_CHECKING:
+    from layerpace.monitors.monitor import Monitor
+
+STATE = "layerpace.pt"
+SETTINGS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_grad_norm",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "fp16",
+)
+# What the Trainer logs beside losses and scores: the clock, counters and, at the end, a summary.
+BOOKKEEPING = ("epoch", "total_flos", "train_loss", "num_input_tokens_seen")
+CLOCK = ("_runtime", "_per_second")
+# Layers have quantities of these names.
+NAMES = {"learning_rate": "lr", "grad_norm": "total_grad_norm"}
+
+
+class LayerMonitorCallback:
+    """Watches how fast every layer trains, in a training that transformers' Trainer runs.
+
+        Trainer(..., callbacks=[layerpace.integrations.transformers.LayerMonitorCallback()])
+
+    It is an `lp.Monitor` of the Trainer's model and of the optimizer beneath accelerate's wrapper. A record is made in
+    ``optimizer.step``, before gradients are cleared; with gradient accumulation that is once per accumulated batch.
+    What the Trainer logs (loss, learning rate, the figures of an evaluation) is recorded, too, for the report.
+
+    The records are in ``layers`` under ``args.output_dir``: ``layerpace report`` that folder. Only the first process
+    measures. The Trainer clips gradients before the optimizer's step (``max_grad_norm=1.0`` unless told otherwise):
+    a layer's ``grad_norm`` is that of the clipped gradient; the scalar ``total_grad_norm`` is the Trainer's own, of all
+    gradients before clipping. The Trainer tells no callback of an exception: what was measured in the last seconds
+    before one may not be written.
+
+    Each checkpoint gets a file ``layerpace.pt`` with the monitor's state, initial weights included, unless
+    ``initial=None``. A training that goes on with ``resume_from_checkpoint`` goes on with its records: those after the
+    checkpoint are dropped, none is made twice. The checkpoint is looked for in ``args.output_dir``, where the Trainer
+    puts it; a Trainer does not tell callbacks of another place, so name it in ``args.resume_from_checkpoint``, too.
+
+    Args:
+        every: optimizer steps between records.
+        **options: those of `lp.Monitor`, such as ``out``, ``sinks``, ``rotation_every``, ``second_moment``.
+
+    Attributes:
+        monitor: the `lp.Monitor` of the current or the last training; None before that and in other processes.
+
+    Raises:
+        ImportError: transformers is not installed.
+        TypeError, ValueError: an unknown option, or ``every`` below 1.
+        NotImplementedError: when the training starts, if the model's parameters are sharded over processes.
+    """
+
+    def __new__(cls, *args: Any, **options: Any) -> LayerMonitorCallback:
+        bases = callback_classes(("transformers",), "TrainerCallback", cls.__name__, "transformers")
+        return object.__new__(based_on(cls, bases))
+
+    def __init__(self, every: int = 10, **options: Any) -> None:
+        check_options("LayerMonitorCallback", every, options)
+        self.every, self.options = every, options
+        self.monitor: Monitor | None = None
+        self._watching = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "monitor": None, "_watching": False}
+
+    def __reduce__(self) -> Any:
+        return remake, (own_class(self),), self.__getstate__()
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """Attach: the optimizer exists, and both it and the model have what a checkpoint had."""
+        check_whole("LayerMonitorCallback", model)
+        self._close()  # a Trainer that looks for a batch size that fits begins several times
+        if not state.is_world_process_zero:
+            return
+        saved = _load(args, state.global_step) if state.global_step > 0 else None
+        settings = {"trainer": "transformers", **plain({name: getattr(args, name, None) for name in SETTINGS})}
+        folder = Path(args.output_dir) / "layers"
+        self.monitor = open_monitor(model, optimizer, self.every, self.options, folder, saved, settings)
+        self._watching = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Record the scalars that the Trainer logs while it trains."""
+        figures = {
+            NAMES.get(name) or scalar_name(name): float(value)
+            for name, value in (logs or {}).items()
+            if isinstance(value, (int, float)) and name not in BOOKKEEPING and not name.endswith(CLOCK)
+        }
+        if self.monitor is not None and self._watching and figures:
+            self.monitor.log(figures)
+            self.monitor.flush()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put the monitor's state into the checkpoint that the Trainer has just written."""
+        checkpoint = _checkpoint(args, state.global_step)
+        if self.monitor is None or not checkpoint.is_dir():  # a search over settings saves elsewhere
+            return
+        self.monitor.flush()
+        aside = checkpoint / f"{STATE}.part"
+        torch.save(saved_state(self.monitor), aside)
+        os.replace(aside, checkpoint / STATE)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.monitor is not None and self._watching:
+            self.monitor.close()
+        self._watching = False
+
+
+def _checkpoint(args: Any, step: int) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{step}"
+
+
+def _load(args: Any, step: int) -> dict[str, Any] | None:
+    """The state in the checkpoint that the Trainer goes on from; None, and a warning, if there is none."""
+    named = args.resume_from_checkpoint
+    places = [Path(named)] if isinstance(named, str) and Path(named).is_dir() else []
+    for place in (*places, _checkpoint(args, step)):
+        if (place / STATE).exists():
+            state: dict[str, Any] = torch.load(place / STATE, map_location="cpu", weights_only=True)
+            return state
+    warnings.warn(
+        f"the training goes on from step {step}, but {_checkpoint(args, step)} has no {STATE}: records begin anew; "
+        "if the checkpoint is elsewhere, name it in args.resume_from_checkpoint, too",
+        stacklevel=2,
+    )
+    return None

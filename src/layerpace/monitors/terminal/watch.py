@@ -1,0 +1,240 @@
+"""`layerpace watch`: a run in the terminal while it trains, from its files alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...checks import check_choice, check_range
+from .characters import Characters, characters_for
+from .snapshot import SORTS, Snapshot, WatchError, take
+from .table import page
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..diagnose import Finding
+    from ..folder import Follower
+
+TERMINATED = 128 + signal.SIGTERM  # exit status
+
+DIAGNOSE_SECONDS = 5.0  # between two looks for findings, and
+DIAGNOSE_SHARE = 0.1  # the most of the time that they may take
+
+
+class View:
+    """What is shown of a run folder, or of the run in a folder of runs that was written last.
+
+    Args:
+        path: a run folder, or one of `layerpace compare`, or any folder with run folders in it.
+        run: name of the run to show; None: the one written last.
+        layers: see `layerpace.monitors.terminal.snapshot.take`.
+        sort: one of ``SORTS``.
+
+    Raises:
+        WatchError: no run there, or none of that name.
+        ValueError: no such order.
+    """
+
+    def __init__(self, path: Path, run: str | None = None, layers: str | None = None, sort: str = "layer") -> None:
+        check_choice("sort", sort, SORTS)
+        self.path, self.wanted, self.layers, self.sort = path, run, layers, sort
+        self.folder: Path | None = None
+        self.others: list[str] = []
+        self.shot: Snapshot | None = None
+        self.follower: Follower | None = None
+        self.findings: list[Finding] = []
+        self.diagnosed, self.took = 0.0, 0.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what is new."""
+        folder = self.choose()
+        if folder is None:
+            return
+        if folder != self.folder or self.follower is None:
+            self.folder, self.follower, self.shot = folder, following(folder), None
+            self.findings, self.diagnosed = [], 0.0
+        elif not updated(self.follower):
+            return
+        run = self.follower.run
+        now = time.monotonic()
+        if (
+            not self.diagnosed
+            or run.finished
+            or now - self.diagnosed > max(DIAGNOSE_SECONDS, self.took / DIAGNOSE_SHARE)
+        ):
+            from ..diagnose import diagnose
+
+            self.findings = diagnose(run) if len(run.history) else []
+            self.diagnosed = time.monotonic()
+            self.took = self.diagnosed - now
+        self.shot = take(run, self.findings, self.layers)
+
+    def choose(self) -> Path | None:
+        """The folder to show; None: a comparison has not started a run yet."""
+        from ..folder import find
+
+        folders = labelled(find(self.path), self.path)
+        if not folders and self.wanted is None:
+            if compares(self.path):
+                return None
+            raise WatchError(f"no recorded run in {self.path}: looked for run.json in it and in the folders beneath")
+        if self.wanted is not None and self.wanted not in folders:
+            raise WatchError(f"no run {self.wanted!r} in {self.path}; there is: {', '.join(folders) or 'none'}")
+        chosen = folders[self.wanted] if self.wanted is not None else max(folders.values(), key=written)
+        self.others = [name for name, folder in folders.items() if folder != chosen]
+        return chosen
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come: the run is finished, and so is the comparison that it belongs to."""
+        if self.shot is None or not self.shot.run.finished:
+            return False
+        return self.wanted is not None or not compares(self.path) or (self.path / "results.json").exists()
+
+    def lines(self, width: int, height: int | None, characters: Characters) -> list[Text]:
+        """The page, no wider and no longer than asked for."""
+        from rich.text import Text
+
+        if self.shot is None:
+            return [Text("waiting for the first run"[:width], style="dim")]
+        return page(
+            self.shot, width=width, height=height, now=time.time(), characters=characters, sort=self.sort,
+            others=self.others,
+        )  # fmt: skip
+
+
+def labelled(folders: Sequence[Path], root: Path) -> dict[str, Path]:
+    """Run folders by name, or where two have the same one by their path below the root."""
+    names = [folder.name for folder in folders]
+    return {
+        str(folder.relative_to(root)) if names.count(folder.name) > 1 else folder.name: folder for folder in folders
+    }
+
+
+def following(folder: Path) -> Follower:
+    """The follower of a folder.
+
+    Raises:
+        WatchError: a file of it cannot be read.
+    """
+    from ..folder import Follower
+
+    try:
+        return Follower(folder)
+    except ValueError as error:
+        raise WatchError(str(error)) from None
+
+
+def updated(follower: Follower) -> bool:
+    """Whether there was anything new to read.
+
+    Raises:
+        WatchError: a file cannot be read.
+    """
+    try:
+        return follower.update()
+    except ValueError as error:
+        raise WatchError(str(error)) from None
+
+
+def compares(path: Path) -> bool:
+    """Whether `layerpace compare` made the folder."""
+    try:
+        config: Any = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("kind") == "layerpace compare"
+
+
+def written(folder: Path) -> tuple[float, str]:
+    """When a run was written last."""
+    times = [file.stat().st_mtime for name in ("run.json", "records.jsonl") if (file := folder / name).exists()]
+    return max(times, default=0.0), folder.name
+
+
+def watch(
+    path: Path,
+    *,
+    every: float = 1.0,
+    once: bool = False,
+    layers: str | None = None,
+    sort: str = "layer",
+    run: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Show a run until it is finished, or until Ctrl-C.
+
+    Args:
+        path: a run folder, or one that holds several.
+        every: seconds between two looks at the files, >= 0.1.
+        once: print one table and return. That is done, too, where the output is no terminal.
+        layers: globs or parts of names, commas between them; None: all layers.
+        sort: "layer", "relative-update" or "findings".
+        run: name of the run to show; None: the one written last.
+        console: of rich; None: one for stdout.
+
+    Raises:
+        WatchError: no run there, none of that name, or no layer like that.
+        ValueError: another bad argument.
+        ImportError: rich is missing.
+    """
+    if importlib.util.find_spec("rich") is None:
+        raise ImportError("layerpace watch needs rich: pip install 'layerpace[report]'")
+    from rich.console import Console
+
+    check_range("every", every, 0.1, 3600)
+    if not path.is_dir():
+        raise WatchError(f"{path} is {'not a folder' if path.exists() else 'not there'}")
+    view = View(path, run, layers, sort)
+    console = Console(highlight=False) if console is None else console
+    characters = characters_for(console.encoding)
+    followed = not once and console.is_terminal and not console.is_dumb_terminal
+    if followed:
+        live(view, every, console, characters)
+    for line in view.lines(console.width, console.height - 1 if followed else None, characters):
+        console.print(line, no_wrap=True, overflow="crop", crop=True)
+
+
+def live(view: View, every: float, console: Console, characters: Characters) -> None:
+    """Look and draw, again and again; on the terminal's second screen, so that the first one stays as it was."""
+    from rich.console import Group
+    from rich.live import Live
+
+    def drawn() -> Group:
+        return Group(*view.lines(console.width, console.height, characters))
+
+    try:
+        with terminated_cleanly(), Live(drawn(), console=console, screen=True, auto_refresh=False) as screen:
+            while not view.ended:
+                time.sleep(every)
+                view.refresh()
+                screen.update(drawn(), refresh=True)
+    except KeyboardInterrupt:  # the usual end of watching
+        return
+
+
+@contextmanager
+def terminated_cleanly() -> Iterator[None]:
+    """SIGTERM ends the program as an exception does, so that the terminal gets its first screen back."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
