@@ -32,6 +32,26 @@ Examples:
   layerpace compare --task my_task.py:task --out runs/mine
 """
 
+WATCH_EXAMPLES = """
+Examples:
+
+  layerpace watch runs/2025-11-21-093000
+
+  layerpace watch runs/mine --layers attn,mlp --sort findings
+
+  layerpace watch runs/mine --once > now.txt
+"""
+
+REPORT_EXAMPLES = """
+Examples:
+
+  layerpace report runs/mine                     # writes runs/mine/report.html
+
+  layerpace report runs/lamb runs/adam --out both.html
+
+  layerpace report runs/compare-digits-d04970ca --open
+"""
+
 
 def complain(message: str, status: int) -> NoReturn:
     """One line on stderr, and the exit status."""
@@ -164,6 +184,84 @@ def make_app() -> "App":
             "out": out, "resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds,
         }  # fmt: skip
         run(request, data=data, data_dir=data_dir, model=model, task=task, json=json)
+
+    @app.command(help_epilogue=WATCH_EXAMPLES)
+    def watch(
+        run_folder: Path,
+        /,
+        *,
+        every: float = 1.0,
+        once: Annotated[bool, flag] = False,
+        layers: str | None = None,
+        sort: Literal["layer", "relative-update", "findings"] = "layer",
+        run: str | None = None,
+    ) -> None:
+        """Show a run in the terminal while it trains: a row a layer, and what seems wrong.
+
+        It reads the run's files alone, so that it can be started, stopped and started again at any time, also on a
+        remote machine. It ends with the run, or with Ctrl-C. Flags: E error, W warning, N note.
+
+        Parameters
+        ----------
+        run_folder
+            Folder of a run that layerpace.Monitor records, of layerpace compare, or one that holds several runs: then
+            the run written last is shown.
+        every
+            Seconds between two looks at the files.
+        once
+            Print one table and exit, without colours if the output is no terminal.
+        layers
+            Layers to show: a part of the name, or a glob such as '*.attn.*'; several with commas between.
+        sort
+            Order of the rows: from input to output, largest relative update first, or worst finding first.
+        run
+            Name of the run to show, of those in the folder.
+        """
+        from .monitors.terminal import WatchError
+        from .monitors.terminal import watch as show
+
+        if not 0.1 <= every <= 3600:
+            complain(f"--every {every:g}: must be from 0.1 to 3600 seconds", EXIT_USAGE)
+        try:
+            show(run_folder, every=every, once=once, layers=layers, sort=sort, run=run)
+        except WatchError as error:
+            complain(str(error), EXIT_USAGE)
+
+    @app.command(help_epilogue=REPORT_EXAMPLES)
+    def report(
+        *runs: Path,
+        out: Path | None = None,
+        title: str | None = None,
+        open: Annotated[bool, flag] = False,
+    ) -> None:
+        """Write one HTML file that shows runs: results, findings, and how fast every layer trained.
+
+        The file needs no network and no server. Prints its path and its size.
+
+        Parameters
+        ----------
+        runs
+            Folders of runs that layerpace.Monitor recorded, or of layerpace compare; also of runs that go on still.
+        out
+            The file; by default report.html in the folder, or here for several folders.
+        title
+            Of the page; by default made from the runs.
+        open
+            Show it in the browser.
+        """
+        from .monitors.report.command import report as write
+
+        if not runs:
+            complain("report needs the folder of a run, such as: layerpace report runs/demo", EXIT_USAGE)
+        try:
+            path = write(runs, out, title)
+        except (FileNotFoundError, ValueError) as error:
+            complain(str(error), EXIT_USAGE)
+        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+        if open:
+            import webbrowser
+
+            webbrowser.open(path.resolve().as_uri())
 
     return app
 

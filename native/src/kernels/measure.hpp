@@ -90,11 +90,17 @@ void measure_squares_precisely(int64_t n, const T *g, MeasuredLanes &lanes) {
 template <class T>
 void measure_squares(int64_t n, const T *g, bool large, MeasuredLanes &lanes) {
   if (sizeof(T) == 8 || !large) return measure_squares_precisely(n, g, lanes);
-  Vec<T> gg = all<T>(0.0);
-  for (int64_t i = 0; i < n; i += LANES) {
-    const Vec<T> x = load(g + i);
-    gg = gg + x * x;
+  // Four sums, since one would wait for each of its additions.
+  Vec<T> part[4] = {all<T>(0.0), all<T>(0.0), all<T>(0.0), all<T>(0.0)};
+  for (int64_t i = 0; i < n; i += 4 * LANES) {
+    for (int j = 0; j < 4; ++j) {
+      if (i + j * LANES < n) {
+        const Vec<T> x = load(g + i + j * LANES);
+        part[j] = part[j] + x * x;
+      }
+    }
   }
+  const Vec<T> gg = (part[0] + part[1]) + (part[2] + part[3]);
   if (!float_holds(gg)) return measure_squares_precisely(n, g, lanes);
   store(lanes.lane[M_GG], load(lanes.lane[M_GG]) + widen(gg));
 }

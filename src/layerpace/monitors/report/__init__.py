@@ -1,0 +1,5 @@
+"""One HTML file that shows recorded trainings: no network, no server, charts of its own."""
+
+from .page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,252 @@
+"""The parts of the page that are text: settings, results, findings. Everything from outside is escaped here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from ..diagnose import SEVERITIES, diagnose
+from ..findings.finding import Finding
+from ..run import Run
+from .charts import digits
+
+FINDINGS_OPEN = 6  # the rest is folded
+WHERE = ("hardware", "machine", "device", "versions", "torch", "python", "layerpace")  # settings that the head shows
+LESS_IS_BETTER = ("loss", "error", "perplexity", "nll", "mse", "mae")
+MORE_IS_BETTER = ("acc", "score", "f1", "auc", "precision", "recall", "bleu", "rouge", "iou", "reward")
+
+
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Nested settings as {"optimizer.lr": "0.001", ...}; a list of several mappings has 1, 2, ... in between."""
+    made = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            made.update(flat(value, f"{before}{key}."))
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for place, item in enumerate(value, 1):
+                made.update(flat(item, f"{before}{key}." if len(value) == 1 else f"{before}{key}.{place}."))
+        else:
+            made[f"{before}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return made
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str | tuple[str, float]]], caption: str, sort: int = -1) -> str:
+    """A table that the page's script makes sortable.
+
+    Args:
+        head: of the columns.
+        rows: cells; (text, value) sorts by the value.
+        caption: for those who do not see it.
+        sort: the column that it is sorted by already, highest first; -1: none.
+    """
+    rows = list(rows)
+    columns = "".join(
+        f'<th scope="col"{" class=number" if any(isinstance(row[place], tuple) for row in rows) else ""}'
+        f"{' aria-sort=descending' if place == sort else ''}>{escape(name)}</th>"
+        for place, name in enumerate(head)
+    )
+    body = []
+    for row in rows:
+        cells = []
+        for place, cell in enumerate(row):
+            text, value = cell if isinstance(cell, tuple) else (cell, None)
+            if place == 0:
+                cells.append(f'<th scope="row">{escape(text)}</th>')
+            elif value is None:
+                cells.append(f"<td>{escape(text)}</td>")
+            else:
+                cells.append(f'<td class="number" data-value="{value!r}">{escape(text)}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="sortable">'
+        f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def about(runs: Sequence[Run]) -> str:
+    """One paragraph: when, how long, how large, on what."""
+    starts = [run.history.times[0] for run in runs if len(run.history)]
+    ends = [run.history.times[-1] for run in runs if len(run.history)]
+    steps = [run.history.steps[-1] for run in runs if len(run.history)]
+    said = []
+    if starts:
+        begun = datetime.fromtimestamp(min(starts))
+        said.append(f"started {begun:%Y-%m-%d %H:%M}")
+        said.append(f"{_range(steps)} steps" + (f" in {_duration(ends[0] - starts[0])}" if len(runs) == 1 else ""))
+    said.append(f"{_range([len(run.layers) for run in runs])} layers")
+    weights = [sum(layer.entries for layer in run.layers) for run in runs]
+    said.append(f"{_range(weights)} weights")
+    going = sum(not run.finished for run in runs)
+    if going:
+        said.append("not finished yet" if len(runs) == 1 else f"{going} of {len(runs)} runs not finished yet")
+    common = shared([flat(run.settings) for run in runs])
+    said += [f"{key.rpartition('.')[2]} {value}" for key, value in common.items() if key.partition(".")[0] in WHERE]
+    return " · ".join(escape(x) for x in said)
+
+
+def shared(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Those that all runs have alike."""
+    return {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
+
+
+def settings_of(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """The settings that differ between runs, then, folded, all others."""
+    each = [flat(run.settings) for run in runs]
+    common = shared(each)
+    parts = []
+    keys = list(dict.fromkeys(key for one in each for key in one if key not in common))
+    everywhere = [key for key in keys if all(key in one for one in each)]
+    some = [key for key in keys if key not in everywhere]
+    if everywhere:
+        parts.append(_differing(everywhere, each, names, "Settings that differ"))
+    if some:
+        inner = _differing(some, each, names, "Settings that only some runs have")
+        parts.append(f"<details><summary>Settings that only some runs have ({len(some)})</summary>{inner}</details>")
+    if common:
+        label = "Settings" if len(runs) == 1 else "Settings that all runs share"
+        items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in common.items())
+        parts.append(f"<details><summary>{label} ({len(common)})</summary><dl>{items}</dl></details>")
+    return "".join(parts)
+
+
+def _differing(keys: Sequence[str], each: Sequence[Mapping[str, str]], names: Sequence[str], caption: str) -> str:
+    """The longer side of the table goes down the page."""
+    if len(keys) > len(each):
+        return table(["setting", *names], [[key, *(one.get(key, "–") for one in each)] for key in keys], caption)
+    rows = [[name, *(one.get(key, "–") for key in keys)] for name, one in zip(names, each, strict=True)]
+    return table(["run", *keys], rows, caption)
+
+
+def results_of(runs: Sequence[Run], names: Sequence[str], results: Mapping[str, Any] | None) -> str:
+    """The result table: that of a comparison, or else the last and the best of each scalar."""
+    if results is not None:
+        return _compared(results)
+    scalars = list(dict.fromkeys(name for run in runs for name, series in run.scalars.items() if series.values))
+    if not scalars:
+        return "<p>No scalars were logged (loss, accuracy, ...).</p>"
+    head = ["run"]
+    for scalar in scalars:
+        best = _best(scalar)
+        head += [scalar] if best is None else [scalar, f"{best.__name__}. {scalar}"]
+    rows: list[list[str | tuple[str, float]]] = []
+    for run, name in zip(runs, names, strict=True):
+        row: list[str | tuple[str, float]] = [name]
+        for scalar in scalars:
+            values = [math.nan if x is None else x for x in run.scalars[scalar].values] if scalar in run.scalars else []
+            best = _best(scalar)
+            row.append(_number(values[-1] if values else None))
+            if best is not None:
+                row.append(_number(best((x for x in values if math.isfinite(x)), default=None)))
+        rows.append(row)
+    return table(head, rows, "Last and best value of each scalar")
+
+
+def _compared(results: Mapping[str, Any]) -> str:
+    metric, target, last = results.get("metric", "score"), results.get("target"), results["config"].get("steps")
+    accuracy = metric == "accuracy"
+
+    def score(x: float | None, form: str = ".1f") -> str:
+        return "–" if x is None else f"{100 * x:{form}}%" if accuracy else digits(x)
+
+    rows: list[list[str | tuple[str, float]]] = []
+    for row in sorted(
+        results["methods"], key=lambda row: -math.inf if row["score_mean"] is None else row["score_mean"]
+    )[::-1]:
+        text = "diverged" if row["score_mean"] is None else score(row["score_mean"])
+        if row["score_sd"] is not None:
+            text += f" ± {score(row['score_sd'])}"
+        if row["diverged"] and row["score_mean"] is not None:
+            text += f" ({len(row['diverged'])} of {row['seeds']} diverged)"
+        cells: list[str | tuple[str, float]] = [row["label"], _number(row["lr"])]
+        cells.append((text, -1e300 if row["score_mean"] is None else row["score_mean"]))
+        if target is not None:
+            reached, mean = len(row["steps_to_target"]), row["steps_to_target_mean"]
+            some = "" if reached in (0, row["seeds"]) else f" ({reached} of {row['seeds']})"
+            cells.append((f"> {last}", 1e300) if mean is None else (f"{mean:.0f}{some}", mean))
+        cells += [_number(row[name], ".3g") for name in ("step_ms", "optimizer_ms", "unevenness")]
+        rows.append(cells)
+    head = ["method", "lr", f"test {metric}", *([f"steps to {score(target, '.0f')}"] if target is not None else [])]
+    config = results["config"]
+    caption = f"{config.get('task', 'comparison')}: best score first"
+    if config.get("seeds", 1) > 1:
+        caption += f"; {config['seeds']} seeds, mean ± sd"
+    note = (
+        "<p class=note>Unevenness: spread over layers of log10 of the relative update; 0 when all layers change by the "
+        "same share in a step, 1 when they are typically a factor of ten apart.</p>"
+    )
+    return table([*head, "ms a step", "of it optimizer", "unevenness"], rows, caption, sort=2) + note
+
+
+def findings_of(runs: Sequence[Run], names: Sequence[str], places: Mapping[str, int]) -> str:
+    """What diagnose says of each run, worst first."""
+    found = [(finding, place) for place, run in enumerate(runs) for finding in diagnose(run)]
+    found.sort(key=lambda pair: SEVERITIES.index(pair[0].severity))
+    if not found:
+        return (
+            '<p class="fine">Nothing found: no layer stopped, ran away or fell out of step; all values are finite.</p>'
+        )
+    items = [_finding(finding, place, names[place] if len(runs) > 1 else None, places) for finding, place in found]
+    counts = ", ".join(
+        f"{n} {severity}{'s' * (n != 1)}"
+        for severity in SEVERITIES
+        if (n := sum(finding.severity == severity for finding, _ in found))
+    )
+    shown, folded = (
+        f"<ul class=findings>{''.join(some)}</ul>" for some in (items[:FINDINGS_OPEN], items[FINDINGS_OPEN:])
+    )
+    if len(items) > FINDINGS_OPEN:
+        shown += f"<details><summary>{len(items) - FINDINGS_OPEN} more findings</summary>{folded}</details>"
+    return f"<p>{counts}</p>{shown}"
+
+
+def _finding(finding: Finding, place: int, name: str | None, places: Mapping[str, int]) -> str:
+    shown = [layer for layer in finding.layers if layer in places]
+    aim = {"run": place, "layers": [places[layer] for layer in shown], "steps": finding.steps, "kind": finding.kind}
+    run = "" if name is None else f'<span class="of-run">{escape(name)}:</span> '
+    listed = ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+    parts = [
+        f'<span class="badge">{escape(finding.severity)}</span> {run}{_code(finding.message)}',
+        "" if not shown or shown[0] in finding.message else f"<code>{escape(listed)}</code>",
+        _code(finding.evidence),
+        f"<b>Try:</b> {_code(finding.suggestion)}",
+    ]
+    kinds = ("message", "layers", "evidence", "try")
+    text = "".join(f'<p class="{kind}">{part}</p>' for kind, part in zip(kinds, parts, strict=True) if part)
+    if shown:
+        aimed = escape(json.dumps(aim))
+        hidden = f'<span class="hidden">: {escape(listed)}</span>'
+        text += f'<button type="button" class="show" data-aim="{aimed}">Show in charts{hidden}</button>'
+    return f'<li class="finding is-{finding.severity}">{text}</li>'
+
+
+def _code(text: str) -> str:
+    """Escaped, with what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def _best(scalar: str) -> Any:
+    """min or max, as the name of a scalar says; None: unknown."""
+    name = scalar.lower()
+    if any(word in name for word in LESS_IS_BETTER):
+        return min
+    return max if any(word in name for word in MORE_IS_BETTER) else None
+
+
+def _number(x: float | None, form: str = ".4g") -> str | tuple[str, float]:
+    return "–" if x is None or math.isnan(x) else (f"{x:{form}}" if math.isfinite(x) else "not finite", float(x))
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
