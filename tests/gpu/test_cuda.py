@@ -96,3 +96,31 @@ def test_grad_scaler_skips_without_waiting() -> None:
     for p, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(p, old)
     assert all(float(state["step"]) == 0 for state in optimizer.state.values())
+
+
+@methods
+@pytest.mark.usefixtures("waiting_is_an_error")
+def test_watching_does_not_wait(make: Make) -> None:
+    model = model_on("cuda")
+    optimizer = make(model.named_parameters())
+    monitor = lp.Monitor(model, optimizer, every=1, out=None, rotation_every=2, second_moment=True)
+    for step in range(5):
+        set_gradients(model, step)
+        optimizer.step()
+    torch.cuda.set_sync_debug_mode("default")
+    assert monitor.run.history.steps == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_watching_sees_the_same_on_both_devices(foreign: bool) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        model = model_on(device)
+        kind: Any = torch.optim.AdamW if foreign else lp.LAMB
+        optimizer = kind(model.parameters(), lr=0.01)
+        monitor = lp.Monitor(model, optimizer, every=1, out=None, rotation_every=1, second_moment=True)
+        for step in range(3):
+            set_gradients(model, step)
+            optimizer.step()
+        found.append({name: monitor.run.history[name] for name in monitor.run.history.quantities})
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-9, equal_nan=True)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 import layerpace as lp
 from layerpace.monitors import folder
+from layerpace.monitors.recorder import MOST_PENDING, PENDING
+from layerpace.monitors.transfer import Transfer
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -193,6 +195,25 @@ def test_a_step_that_raises_is_none() -> None:
     assert monitor.step == 2
     monitor.flush()
     assert monitor.history.steps == [1, 2]
+
+
+def test_records_are_read_in_their_order_when_their_numbers_have_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device that is behind: nothing waits for it while the training goes on."""
+    arrived: set[int] = set()
+    monkeypatch.setattr(Transfer, "ready", property(lambda self: id(self) in arrived))
+    model = network()
+    optimizer = adam(model)
+    monitor = lp.Monitor(model, optimizer, every=1, out=None, initial=None)
+    train(model, optimizer, PENDING + 10)
+    assert len(monitor.history) == 0
+    arrived |= {id(record.numbers[0].values) for record in monitor._recorder._pending[:5]}
+    arrived |= {id(monitor._recorder._pending[7].numbers[0].values)}
+    train(model, optimizer, 1, first=PENDING + 10)
+    assert monitor.history.steps == [1, 2, 3, 4, 5]
+    train(model, optimizer, MOST_PENDING, first=PENDING + 11)  # now it waits, rather than filling the memory
+    assert monitor.history.steps[-1] >= MOST_PENDING
+    monitor.flush()
+    assert monitor.history.steps == list(range(1, PENDING + 12 + MOST_PENDING))
 
 
 # Which layers there are

@@ -30,8 +30,7 @@ def accumulate(work: Work, columns: tuple[str, ...], constants: Constants) -> Te
     g = _gradients(work)
     work.measured = None
     if work.measure:
-        work.measured = torch.zeros(work.rows, len(MEASURED), dtype=torch.float64, device=work.device)
-        work.measured[:, MEASURED.index("gg")] = sums(g, g, work.layers, ("uu",), Constants())[:, 0]
+        work.measured = sums(g, g, work.layers, ("uu",), Constants())  # `apply` puts the others around it
     if work.maximize:
         g = -g
     if work.l2:
@@ -122,7 +121,8 @@ def _measure_moves(work: Work, old: Tensors, w: Tensors) -> None:
     """Fill in the sums over the weights before the step and over what was subtracted from them."""
     assert work.measured is not None
     new = w if work.low_precision == "master" else Tensors([p.to(w.dtype) for p in work.params])
-    work.measured[:, [name != "gg" for name in MEASURED]] = moves(old, new, work.layers)
+    moved, place = moves(old, new, work.layers), MEASURED.index("gg")
+    work.measured = torch.cat([moved[:, :place], work.measured, moved[:, place:]], 1)
     if work.ok_L is not None:
         work.measured.masked_fill_(~work.ok_L[:, None], torch.nan)
 

@@ -125,8 +125,9 @@ class ForeignWatcher(Watcher):
         for part in () if wrapped.last_plan is None else wrapped.last_plan.parts:
             if part.device == device:
                 cuts = [cut for work in part.works for cut in work.layers]
-                rows = [places[name] for cut in cuts for name in self.layout.names(params[id(cut)])]
-                found[rows] = torch.cat([option_columns(part), *rule_columns(part)], 1)
+                rows = torch.tensor([places[name] for cut in cuts for name in self.layout.names(params[id(cut)])])
+                columns = torch.cat([option_columns(part), *rule_columns(part)], 1)
+                found.index_copy_(0, rows.to(device, non_blocking=True), columns)
         return fields, found
 
 

@@ -50,6 +50,10 @@ class Layout:
                     yield names[place] if names else f"{prefix}group {index}, parameter {place}", param
 
     def _add(self, name: str, param: Tensor, cut: ParameterLayers | None) -> None:
+        if hasattr(param, "placements"):
+            raise NotImplementedError(
+                f"{name} is a DTensor: sharded layers cannot be watched yet, and one shard's norm would be wrong"
+            )
         sizes = None if cut is None else cut.sizes
         trained = cut is not None and param.requires_grad
         excluded = cut is not None and cut.excluded

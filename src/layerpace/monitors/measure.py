@@ -1,4 +1,4 @@
-"""Sums over how far tensors have moved: compiled for CPUs, plain torch elsewhere."""
+"""Sums over how far tensors have moved: compiled for CPUs, a few launches for all tensors elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from layerpace.tensors import Tensors
 _WHOLE = ParameterLayers("")
 _STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # of the compiled module
 _MOVES = 5
+_TOGETHER = 1 << 26  # entries that are subtracted at once, elsewhere than on a CPU: 256 MiB
 
 
 def moves(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
@@ -30,6 +31,8 @@ def moves(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
     Returns:
         float64 [tensors, 5], on the device of ``new``.
     """
+    if not new[0].is_cpu:
+        return torch.cat([_moves_by_norms(old[part], new[part]) for part in _parts(new)])
     compiled = native()
 
     def fast(places: Sequence[int], table: Tensor) -> None:
@@ -50,6 +53,8 @@ def moves(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
 
 def squares(tensors: Sequence[Tensor]) -> Tensor:
     """<x, x> of each real tensor: float64 [tensors]."""
+    if not tensors[0].is_cpu:
+        return _norms(tensors, 2).square()
     compiled = native()
 
     def fast(places: Sequence[int], table: Tensor) -> None:
@@ -64,6 +69,32 @@ def squares(tensors: Sequence[Tensor]) -> Tensor:
 
     kinds = [_kind(x, x) if compiled is not None else None for x in tensors]
     return _by_kind(kinds, 1, tensors[0].device, fast, plain)[:, 0]
+
+
+def _moves_by_norms(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
+    """`moves` by norms of many tensors at once: <w, d> is what is left of ||w||² + ||d||² - ||w - d||²."""
+    dtypes = [compute_dtype(b.dtype) for b in new]
+    a = [x.to(b.device, dtype, non_blocking=True) for x, b, dtype in zip(old, new, dtypes, strict=True)]
+    b = [x.to(dtype) for x, dtype in zip(new, dtypes, strict=True)]
+    d = torch._foreach_sub(a, b)
+    ww, dd, after = (_norms(x, 2).square() for x in (a, d, b))
+    return torch.stack([ww, _norms(a, 1), dd, (ww + dd - after) / 2, _norms(d, 1)], 1)
+
+
+def _norms(tensors: Sequence[Tensor], order: int) -> Tensor:
+    """float64 [tensors], summed in float64."""
+    return torch.stack(torch._foreach_norm(list(tensors), order, dtype=torch.float64))
+
+
+def _parts(tensors: Sequence[Tensor]) -> list[slice]:
+    """Consecutive tensors with at most ``_TOGETHER`` entries, or one."""
+    bounds, entries = [0], 0
+    for place, x in enumerate(tensors):
+        entries += x.numel()
+        if entries > _TOGETHER and place > bounds[-1]:
+            bounds.append(place)
+            entries = x.numel()
+    return [slice(begin, end) for begin, end in zip(bounds, [*bounds[1:], len(tensors)], strict=True)]
 
 
 def _kind(a: Tensor, b: Tensor) -> Hashable:

@@ -139,7 +139,7 @@ class Monitor:
             numbers += self._moments.read(watcher.optimizer, params)
         self._recorder.add(Pending(self._watchers.index(watcher), step, time.time(), numbers))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+            self._flush(wait=False)
 
     # What was recorded
 
@@ -207,8 +207,11 @@ class Monitor:
         self._output.log({name: _number(value) for name, value in values.items()}, self.step if step is None else step)
 
     def flush(self) -> None:
-        """Read what waits for it, and write it."""
-        self._recorder.read()
+        """Write all records; waits for the device."""
+        self._flush(wait=True)
+
+    def _flush(self, wait: bool) -> None:
+        self._recorder.read(wait)
         self._output.flush(None if self._rotation is None else self._rotation.state)
         self._flushed = time.monotonic()
 

@@ -15,7 +15,8 @@ from layerpace.monitors.layout import Layout
 from layerpace.monitors.quantities import OCCASIONAL, QUANTITIES
 from layerpace.monitors.watchers import Numbers
 
-PENDING = 64  # records that wait at most; the sooner one is read, the fewer numbers are in memory
+PENDING = 64  # records that are read at once
+MOST_PENDING = 4 * PENDING  # that wait for a device before somebody waits for it
 
 
 @dataclass
@@ -56,14 +57,18 @@ class Recorder:
         self.skipped = 0
 
     def add(self, record: Pending) -> None:
-        """Take a record; reads those that wait when there are many."""
+        """Take a record; reads those that have arrived when there are many."""
         self._pending.append(record)
         if len(self._pending) >= PENDING:
-            self.read()
+            self.read(wait=len(self._pending) >= MOST_PENDING)
 
-    def read(self) -> None:
-        """Read all that wait."""
-        waiting, self._pending = self._pending, []
+    def read(self, wait: bool = True) -> None:
+        """Read all records, or those whose numbers have arrived from their device."""
+        ready = len(self._pending)
+        if not wait:
+            late = (place for place, record in enumerate(self._pending) if not _arrived(record))
+            ready = next(late, ready)
+        waiting, self._pending = self._pending[:ready], self._pending[ready:]
         start = 0
         while start < len(waiting):
             end = start + 1
@@ -132,6 +137,10 @@ class Recorder:
                     if not math.isnan(number):
                         found.setdefault(layer, {})[name] = number
         return {layer: found[layer] for layer in self._history.layers if layer in found}
+
+
+def _arrived(record: Pending) -> bool:
+    return all(numbers.values.ready for numbers in record.numbers)
 
 
 def _alike(a: Pending, b: Pending) -> bool:
