@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.11+:
-#   make demo    set up, then train one model with seven optimizers and draw the results
+#   make demo    set up, train one model with seven optimizers, and write a report of it
 #   make test    set up, then run the tests
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -21,6 +21,7 @@ setup: .venv/.installed
 
 demo: setup
 	$(BIN)/layerpace compare --out runs/demo --overwrite
+	$(BIN)/layerpace report runs/demo
 
 test: setup
 	$(BIN)/python -m pytest -q

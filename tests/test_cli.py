@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,8 +62,9 @@ def written(out: Path) -> dict[str, bytes]:
     """All records, and the hash of the final weights, of every run."""
     found: dict[str, bytes] = {}
     for folder in sorted((out / "runs").iterdir()):
-        for name in ("curve.jsonl", "layers.jsonl", "config.json"):
-            found[f"{folder.name}/{name}"] = (folder / name).read_bytes()
+        for name in ("curve.jsonl", "records.jsonl", "config.json", "run.json", "initial.pt"):
+            # but for the moments at which records were made and the run began
+            found[f"{folder.name}/{name}"] = re.sub(rb'"(time|started)": [\d.]+', b"", (folder / name).read_bytes())
         found[f"{folder.name}/weights"] = json.loads((folder / "DONE").read_text())["weights_sha256"].encode()
     return found
 
@@ -148,6 +150,23 @@ def test_digits_train_and_a_table_is_printed(
     plots = [line.removeprefix("plot: ") for line in out.splitlines() if line.startswith("plot: ")]
     assert len(plots) == 3
     assert all((tmp_path / plot).exists() for plot in plots)
+
+
+def test_a_comparison_can_be_watched_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = (*QUICK, "--steps", "20", "--methods", "lamb", "adam", "--seeds", "1", "--out", "here")
+    assert here(capsys, "compare", *arguments)[0] == 0
+    status, out, err = here(capsys, "watch", "here", "--once")
+    assert status == 0, err
+    assert "test_accuracy" in out
+    assert "step 20" in out
+    status, out, err = here(capsys, "report", "here")
+    assert status == 0, err
+    page = (tmp_path / "here" / "report.html").read_text()
+    for expected in ("2 methods compared", "LAMB", "Adam", "test_loss"):
+        assert expected in page
 
 
 BAD_USE = [

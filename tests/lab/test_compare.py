@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from layerpace.lab import recording
 from layerpace.lab.batches import Batches, evenly, split
 from layerpace.lab.compare import compare
 from layerpace.lab.data import Dataset
 from layerpace.lab.errors import LabError, Stopped, UsageError
-from layerpace.lab.plan import Request, plan
+from layerpace.lab.plan import Cell, Request, plan
 from layerpace.lab.plots import draw
 from layerpace.lab.records import Folder, to_json
 from layerpace.lab.stopping import StopSignals
 from layerpace.lab.tasks import Task
 from layerpace.lab.training import scheduler
+from layerpace.lab.unevenness import matrices, unevenness
+from layerpace.monitors.folder import load
+from layerpace.monitors.monitor import Monitor
 
 from .conftest import Silent, tiny_data, tiny_model
 
@@ -32,11 +38,23 @@ def request(*methods: str, **options: Any) -> Request:
 def records(out: Path) -> dict[str, bytes]:
     """Every file that must not depend on when a process was stopped."""
     runs = sorted((out / "runs").iterdir())
-    return {f"{run.name}/{name}": (run / name).read_bytes() for run in runs for name in ("curve.jsonl", "layers.jsonl")}
+    names = ("curve.jsonl", "records.jsonl", "run.json", "initial.pt")
+    return {f"{run.name}/{name}": untimed((run / name).read_bytes()) for run in runs for name in names}
+
+
+def untimed(content: bytes) -> bytes:
+    """Without the moments at which records were made and the run began."""
+    return re.sub(rb'"(time|started)": [\d.]+', b"", content)
 
 
 def digests(out: Path) -> dict[str, str]:
-    return {run.name: json.loads((run / "DONE").read_text())["weights_sha256"] for run in (out / "runs").iterdir()}
+    return {run: result["weights_sha256"] for run, result in ends(out).items()}
+
+
+def ends(out: Path) -> dict[str, dict[str, Any]]:
+    """What each run came to, but for how long its steps took."""
+    results = {run.name: json.loads((run / "DONE").read_text()) for run in (out / "runs").iterdir()}
+    return {run: {key: x for key, x in result.items() if not key.endswith("_ms")} for run, result in results.items()}
 
 
 def test_a_comparison_writes_what_the_records_say(task: Task, silent: Silent) -> None:
@@ -47,13 +65,53 @@ def test_a_comparison_writes_what_the_records_say(task: Task, silent: Silent) ->
     assert len(list((OUT / "runs").iterdir())) == 4
     for run in (OUT / "runs").iterdir():
         curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
-        layers = [json.loads(line) for line in (run / "layers.jsonl").read_text().splitlines()]
+        (recorded,) = load(run)
+        done = json.loads((run / "DONE").read_text())
         assert [row["step"] for row in curve] == [0, 4, 8, 12]
-        assert sorted({row["step"] for row in layers}) == [0, 4, 8, 11]
-        assert len(layers) == 4 * 6
+        assert recorded.history.steps == [1, 4, 8, 12]
+        assert recorded.history["relative_update_l1"].shape == (4, 6)
+        assert recorded.finished
+        assert done["step_ms"] > done["optimizer_ms"] > 0
+        assert done["layers"] == matrices(recorded.layers) == ["0.weight", "4.weight", "6.weight"]
+        assert done["unevenness"] == unevenness(recorded.history, done["layers"]) > 0
+        for key, name in [("test_score", "test_accuracy"), ("test_loss",) * 2, ("train_loss",) * 2]:
+            found = recorded.scalars[name]
+            kept = [row for row in curve if row[key] is not None]
+            assert found.steps == [row["step"] for row in kept]
+            assert found.values == pytest.approx([row[key] for row in kept], rel=1e-6)
         assert not (run / "checkpoint.pt").exists()
         assert torch.load(run / "weights.pt", weights_only=True).keys() == tiny_model().state_dict().keys()
     assert silent.points[:4] == [("sgd", 0, 0), ("sgd", 0, 4), ("sgd", 0, 8), ("sgd", 0, 12)]
+
+
+def test_a_run_folder_tells_what_it_was_made_with(task: Task, silent: Silent) -> None:
+    options = {"dtype": "bf16", "validation": 0.25, "record_every": 3}
+    compare(request("lamb:lr=0.02,clip=1,schedule=cosine", seeds=1, **options), task, silent)
+    (run,) = load(OUT)
+    expected = {"task": "tiny", "method": "lamb", "lr": 0.02, "seed": 0, "steps": 12}
+    expected |= {"batch_size": 16, "schedule": "cosine", "eval_every": 4, "autocast": "bf16", "dtype": "float32"}
+    expected["options"] = {"trust_clip": "1"}
+    assert {key: run.settings[key] for key in expected} == expected
+    assert run.history.steps == [1, 3, 6, 9, 12]
+    assert torch.isfinite(run.history["cosine_distance"][:, 0]).all()
+    assert {"validation_accuracy", "validation_loss"} < run.scalars.keys()
+
+
+@pytest.mark.parametrize("looks", [None, 6])
+def test_rotation_is_that_from_the_weights_of_the_seed(task: Task, looks: int | None) -> None:
+    """Also where the run goes on from a checkpoint, which does not hold them."""
+    if looks is not None:
+        with pytest.raises(Stopped):
+            compare(request("adam", seeds=1), task, Silent(), StopAt(looks))
+    compare(request("adam", seeds=1, resume=looks is not None), task, Silent())
+    torch.manual_seed(0)
+    start = tiny_model().state_dict()
+    (run,) = load(OUT)
+    assert run.path is not None
+    end = torch.load(run.path / "weights.pt", weights_only=True)
+    for name in ("0.weight", "4.weight", "6.weight"):
+        cosine = torch.cosine_similarity(start[name].flatten().double(), end[name].flatten().double(), dim=0)
+        assert run.history.series("cosine_distance", name)[1][-1] == pytest.approx(1 - cosine.item(), rel=1e-5)
 
 
 def test_the_final_score_is_that_of_the_whole_test_set(task: Task, silent: Silent) -> None:
@@ -146,8 +204,85 @@ def test_a_stopped_comparison_goes_on_to_the_same_bits(task: Task, method: str, 
     resumed = Silent()
     compare(request(method, resume=True), task, resumed)
     assert records(OUT) == records(Path("whole"))
-    assert digests(OUT) == digests(Path("whole"))
+    assert ends(OUT) == ends(Path("whole"))
     assert resumed.reused == [looks >= 12, False]
+
+
+@pytest.mark.parametrize("looks", [1, 5, 9, 14, 22])
+def test_thinned_records_are_those_of_an_uninterrupted_run(
+    task: Task, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "Monitor", functools.partial(Monitor, max_records=4))
+    options: dict[str, Any] = {"seeds": 1, "steps": 24, "eval_every": 2, "record_every": 1}
+    compare(request("lamb", out=Path("whole"), **options), task, Silent())
+    with pytest.raises(Stopped):
+        compare(request("lamb", **options), task, Silent(), StopAt(looks))
+    compare(request("lamb", resume=True, **options), task, Silent())
+    assert records(OUT) == records(Path("whole"))
+    assert ends(OUT) == ends(Path("whole"))
+    (run,) = load(OUT)
+    assert 2 <= len(run.history) <= 4
+
+
+@pytest.mark.parametrize(("steps", "timed"), [(4, False), (5, True)])
+def test_a_recorded_step_is_not_timed(task: Task, steps: int, timed: bool) -> None:
+    """Nor are the first three."""
+    compare(request("sgd", seeds=1, steps=steps, record_every=4), task, Silent())
+    (done,) = OUT.glob("runs/*/DONE")
+    assert (json.loads(done.read_text())["step_ms"] is not None) == timed
+
+
+def test_what_a_run_has_recorded_can_be_read_while_it_trains(task: Task) -> None:
+    seen: list[tuple[list[int], list[int], bool]] = []
+
+    class Reader(Silent):
+        def point(self, cell: Cell, step: int, score: float) -> None:
+            (run,) = load(OUT)
+            assert run.scalars["test_accuracy"].values[-1] == pytest.approx(score)
+            seen.append((run.history.steps, run.scalars["test_accuracy"].steps, run.finished))
+
+    compare(request("lamb", seeds=1), task, Reader())
+    steps = [[], [1, 4], [1, 4, 8], [1, 4, 8, 12]]
+    assert seen == [(steps[i], [0, 4, 8, 12][: i + 1], False) for i in range(4)]
+    assert load(OUT)[0].finished
+
+
+class Killed(BaseException):
+    """Ends a run as nothing that it could handle."""
+
+
+@pytest.mark.parametrize("at", ["open", "flush", "state_dict", "log", "close"])
+@pytest.mark.parametrize("calls", [1, 2, 5])
+def test_a_run_killed_while_its_monitor_writes_goes_on_to_the_same_bits(
+    task: Task, at: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of the monitor is cut short after what it does; there is a checkpoint at every evaluation."""
+    options: dict[str, Any] = {"seeds": 1, "record_every": 1, "checkpoint_seconds": 0.0}
+    compare(request("lamb", "sgd", out=Path("whole"), **options), task, Silent())
+    left = calls
+    name = "__init__" if at == "open" else at
+    real = getattr(Monitor, name)
+
+    def mortal(self: Monitor, *args: Any, **keywords: Any) -> Any:
+        nonlocal left
+        result = real(self, *args, **keywords)
+        left -= 1
+        if left == 0:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, name, mortal)
+        try:
+            compare(request("lamb", "sgd", **options), task, Silent())
+        except Killed:
+            pass
+        else:
+            assert at in ("open", "close") and calls == 5  # there are two runs
+    compare(request("lamb", "sgd", resume=True, **options), task, Silent())
+    assert records(OUT) == records(Path("whole"))
+    assert ends(OUT) == ends(Path("whole"))
+    assert [end["status"] for end in ends(OUT).values()] == ["done"] * 2
 
 
 def test_finished_runs_are_not_repeated(task: Task) -> None:
@@ -167,6 +302,10 @@ def test_lines_after_the_last_checkpoint_are_cut(task: Task) -> None:
     (run,) = (OUT / "runs").iterdir()
     with open(run / "curve.jsonl", "a") as file:
         file.write('{"step": 8, "test_sco')
+    lines = (run / "records.jsonl").read_text().splitlines()
+    later = next(line for line in lines if '"step": 4' in line).replace('"step": 4', '"step": 8')
+    with open(run / "records.jsonl", "a") as file:
+        file.write(later + "\n" + later[:30])
     compare(request("sgd", seeds=1, resume=True), task, Silent())
     assert records(OUT) == records(Path("whole"))
 
@@ -178,6 +317,11 @@ def test_a_folder_that_holds_a_comparison_is_not_touched_unasked(task: Task) -> 
         compare(request(), task, Silent())
     with pytest.raises(UsageError, match=r"other settings \(steps was 12, now 13"):
         compare(request(steps=13, resume=True), task, Silent())
+    config = json.loads((OUT / "config.json").read_text())
+    (OUT / "config.json").write_text(json.dumps({**config, "version": 1}))  # its runs have no records.jsonl
+    with pytest.raises(UsageError, match=r"version was 1, now 2"):
+        compare(request(resume=True), task, Silent())
+    (OUT / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="data was"):
         compare(request(resume=True), replace(task, data=tiny_data(90)), Silent())
     assert records(OUT) == before
@@ -237,6 +381,23 @@ def test_an_optimizer_that_raises_on_a_bad_gradient_counts_as_diverged(task: Tas
     assert results["methods"][0]["diverged"] == [(0, 1)]
 
 
+def test_what_was_recorded_before_an_optimizer_raised_is_kept(task: Task) -> None:
+    steps = 0
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal steps
+        steps += torch.is_grad_enabled()
+        return nn.functional.cross_entropy(outputs, targets) * (float("nan") if steps == 4 else 1.0)
+
+    options: dict[str, Any] = {"seeds": 1, "eval_every": 12, "record_every": 1}
+    results = compare(request("lamb:nonfinite=raise", **options), replace(task, loss=loss), Silent())
+    assert results["methods"][0]["diverged"] == [(0, 4)]
+    (run,) = load(OUT)
+    assert run.history.steps == [1, 2, 3]
+    assert run.finished
+    assert results["methods"][0]["unevenness"] == unevenness(run.history, matrices(run.layers)) is not None
+
+
 @pytest.mark.parametrize("looks", [1, 2, 3, 4, 5])
 def test_a_diverged_run_that_was_stopped_ends_as_it_would_have(task: Task, looks: int) -> None:
     """One training example, in the first epoch of four steps, has a loss that is not a number."""
@@ -256,7 +417,7 @@ def test_a_diverged_run_that_was_stopped_ends_as_it_would_have(task: Task, looks
     assert [m["diverged"] for m in resumed["methods"]] == [m["diverged"] for m in whole["methods"]]
     assert all(len(m["diverged"]) == 1 for m in resumed["methods"])
     assert records(OUT) == records(Path("whole"))
-    assert digests(OUT) == digests(Path("whole"))
+    assert ends(OUT) == ends(Path("whole"))
 
 
 def test_a_diverged_rate_is_never_the_best_even_where_scores_are_negative(task: Task) -> None:
@@ -385,6 +546,13 @@ def test_another_metric_and_float_targets(silent: Silent) -> None:
     results = compare(request("adam", seeds=1), task, silent, draw=draw)
     assert results["metric"] == "negative error"
     assert results["methods"][0]["score_mean"] < 0
+    (run,) = load(OUT)
+    assert max(run.scalars["test_negative error"].values) < 0
+    assert set(run.scalars) == {"test_negative error", "test_loss", "train_loss"}
+    assert recording.scalars({"step": 1, "test_score": 2.0, "test_loss": 3.0}, "loss") == {
+        "test_score": 2.0,
+        "test_loss": 3.0,
+    }
 
 
 @pytest.mark.parametrize(("name", "last"), [("linear", 0.01), ("cosine", 0.0)])

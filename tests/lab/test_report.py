@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from torch import nn
 
 from layerpace.lab import Task
 from layerpace.lab.compare import compare
-from layerpace.lab.curves import Curve, average, pick
+from layerpace.lab.curves import Curve, MethodRecords, average, pick
 from layerpace.lab.plan import Request
-from layerpace.lab.plots import draw, scores
+from layerpace.lab.plots import draw, rotation, scores, updates
 from layerpace.lab.progress import LineReporter, LiveReporter, score_text
 from layerpace.lab.report import show
+from layerpace.monitors.history import History
 
 from .conftest import Silent
 
@@ -99,6 +101,42 @@ def test_helpers_of_the_plots() -> None:
     assert pick(list(range(0, 100, 10)), 4) == [0, 30, 60, 90]
     assert pick([0, 5], 4) == [0, 5]
     assert Curve([0, 1], [0.0, 1.0], [0.0, 0.5], [0.0, 2.0], ended=False).smoothed(2).mean == [0.0, 0.5]
+
+
+def seeds(*of_quantity: dict[str, list[list[float]]]) -> MethodRecords:
+    """Runs of a method, of layers a and b; each by quantity its records, at steps 1, 10, 20, ..."""
+    made = MethodRecords("LAMB", [])
+    made.layers, made.histories = ["a", "b"], []
+    for values in of_quantity:
+        history = History(["a", "bias", "b"])
+        for number in range(len(next(iter(values.values())))):
+            rows = {name: torch.tensor(records[number]) for name, records in values.items()}
+            history.append(max(1, 10 * number), 0.0, rows)
+        made.histories.append(history)
+    return made
+
+
+INF, MISSING = float("inf"), float("nan")
+UPDATES = [
+    {"relative_update_l1": [[0.1, 5.0, 0.2], [INF, 5.0, MISSING]]},
+    {"relative_update_l1": [[0.001, 5.0, 0.0], [0.25, 5.0, INF]]},
+]
+
+
+def test_layers_are_averaged_over_seeds_where_they_have_figures() -> None:
+    table = seeds(*UPDATES).layer_figures("relative_update_l1", logarithmic=True)
+    assert table == {"a": {1: pytest.approx(0.01), 10: pytest.approx(0.25)}, "b": {1: pytest.approx(0.2)}}
+    table = seeds(*UPDATES).layer_figures("relative_update_l1", logarithmic=False)
+    assert table == {"a": {1: pytest.approx(0.0505), 10: pytest.approx(0.25)}, "b": {1: pytest.approx(0.1)}}
+
+
+def test_the_pictures_of_layers_show_their_records() -> None:
+    turned = seeds({"cosine_distance": [[0.0, 1.0, 0.125], [0.25, 1.0, 0.5]]})
+    lines = [line.get_xydata().tolist() for line in rotation([turned], "t").axes[0].lines]  # type: ignore[union-attr]
+    assert lines == [[[1, 0], [10, 0.25]], [[1, 0.125], [10, 0.5]]]
+    axes = updates([seeds(*UPDATES)], "t").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
+    assert axes.lines[0].get_ydata() == pytest.approx([0.01, 0.2])
 
 
 @pytest.mark.filterwarnings("error")

@@ -6,10 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .records import CURVE, LAYERS, RunFolder
+from ..monitors.folder import load
+from ..monitors.history import History
+from .records import CURVE, RunFolder
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,23 @@ class MethodRecords:
             ended=lost,
         )
 
-    def layer_figures(self, figure: str, logarithmic: bool) -> dict[str, dict[int, float]]:
-        """{layer: {step: value}}: mean over seeds, geometric if asked, of "l1", "l2" or "cosine"."""
-        gathered: dict[str, dict[int, list[float]]] = {name: {} for name in self.layers}
-        for run in self.runs:
-            for row in run.read(LAYERS):
-                value = row[figure]
-                if row["layer"] in gathered and value is not None and (value > 0 or not logarithmic):
-                    gathered[row["layer"]].setdefault(row["step"], []).append(value)
+    @cached_property
+    def histories(self) -> list[History]:
+        """What the monitor of each run recorded."""
+        return [run.history for folder in self.runs for run in load(folder.path)]
+
+    def layer_figures(self, quantity: str, logarithmic: bool) -> dict[str, dict[int, float]]:
+        """{layer: {step: value}}: mean over seeds, geometric if asked, of one of `layerpace.monitors.quantities`."""
         mean: Any = geometric if logarithmic else statistics.fmean
-        return {name: {step: mean(v) for step, v in sorted(steps.items())} for name, steps in gathered.items()}
+        found = {}
+        for layer in self.layers:
+            gathered: dict[int, list[float]] = {}
+            for history in self.histories:
+                for step, value in zip(*history.series(quantity, layer), strict=True):
+                    if math.isfinite(value) and (value > 0 or not logarithmic):
+                        gathered.setdefault(step, []).append(value)
+            found[layer] = {step: mean(values) for step, values in sorted(gathered.items())}
+        return found
 
 
 def geometric(values: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from .tasks import Task
 from .training import Settings
 
 VALIDATION_SHARE = 0.1
-VERSION = 1  # of the run folder's layout and of what a run computes
+VERSION = 2  # of the run folder's layout and of what a run computes
 
 
 @dataclass(frozen=True)

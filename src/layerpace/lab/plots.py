@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..monitors.plots.style import METHOD_COLOURS, NAMED_LAYERS, layer_colours, layer_key, new_figure, tidy
 from .curves import Curve, MethodRecords, pick
 from .progress import score_text
 from .records import Folder
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .summary import Row
 
-METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
-NAMED_LAYERS = 10  # with more, a colour bar instead of a legend
 SHOWN_STEPS = 4
 SHOWN_UPDATES = (1e-9, 1e1)  # relative updates beyond are drawn at the edge
 LEGEND_CHARACTERS = 140  # that fit below the scores
@@ -47,22 +46,11 @@ def draw(plan: Plan, folder: Folder, rows: Sequence[Row]) -> list[Path]:
     return [target / name for name in pictures]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def style(number: int) -> dict[str, Any]:
     return {
         "color": METHOD_COLOURS[number % len(METHOD_COLOURS)],
         "linestyle": DASHES[number // len(METHOD_COLOURS) % len(DASHES)],
     }
-
-
-def tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
 
 
 def scores(records: Sequence[MethodRecords], metric: str, target: float | None, title: str) -> Figure:
@@ -128,38 +116,13 @@ def grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, flat[:count]
 
 
-def layer_colours(count: int) -> list[Any]:
-    """Dark at the input, light at the output; stops short of viridis' yellow, which white swallows."""
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]
-
-
-def layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[str]) -> None:
-    """Which colour is which layer: names beside the panels, or a bar from input to output."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.lines import Line2D
-
-    colours = layer_colours(len(layers))
-    if len(layers) <= NAMED_LAYERS:
-        handles = [Line2D([], [], color=c, marker="o", linestyle="-") for c in colours]
-        labels = [name.removesuffix(".weight") for name in layers]
-        figure.legend(handles, labels, loc="outside right center", title="layer", frameon=False, fontsize=9)
-        return
-    mappable = ScalarMappable(Normalize(1, len(layers)), ListedColormap(colours))
-    bar = figure.colorbar(mappable, ax=list(panels), ticks=[1, len(layers)], shrink=0.6, pad=0.02)
-    bar.ax.set_yticklabels(["input", "output"])
-    bar.set_label(f"{len(layers)} layers")
-
-
 def updates(records: Sequence[MethodRecords], title: str) -> Figure:
     """Relative update of every layer at a few recorded steps, one panel a method (PercentDelta's figure 1)."""
     figure, panels = grid(len(records), 2.4)
     layers = max((record.layers for record in records), key=len, default=[])
     lowest, highest = SHOWN_UPDATES
     for axes, record in zip(panels, records, strict=True):
-        table = record.layer_figures("l1", logarithmic=True)
+        table = record.layer_figures("relative_update_l1", logarithmic=True)
         steps = pick(sorted({step for values in table.values() for step in values}), SHOWN_STEPS)
         colours = layer_colours(len(table))
         for group, step in enumerate(steps):
@@ -184,10 +147,10 @@ def rotation(records: Sequence[MethodRecords], title: str) -> Figure:
     figure, panels = grid(len(records), 2.3)
     layers = max((record.layers for record in records), key=len, default=[])
     for axes, record in zip(panels, records, strict=True):
-        table = record.layer_figures("cosine", logarithmic=False)
+        table = record.layer_figures("cosine_distance", logarithmic=False)
         thin = 1.6 if len(table) <= NAMED_LAYERS else 0.9
         for values, colour in zip(table.values(), layer_colours(len(table)), strict=True):
-            axes.plot([step + 1 for step in values], list(values.values()), color=colour, linewidth=thin)
+            axes.plot(list(values), list(values.values()), color=colour, linewidth=thin)
         axes.set_title(record.title, fontsize=10)
     for axes in panels:
         axes.set_ylim(bottom=0)

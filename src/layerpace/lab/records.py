@@ -5,13 +5,15 @@
     OUT/runs/METHOD-sSEED-HASH/
         config.json                      this run's part of the request
         curve.jsonl                      one line an evaluation
-        layers.jsonl                     one line a layer and recorded step
-        checkpoint.pt                    model, optimizer, generators, and the length of both .jsonl
+        run.json, records.jsonl, initial.pt
+                                         the layers' updates, and the curve once more: `layerpace.monitors.folder`
+        checkpoint.pt                    model, optimizer, generators, and the length of curve.jsonl
         weights.pt                       the final weights; checkpoint.pt is deleted then
         DONE                             the run's result
 
-Files are written aside and renamed. A .jsonl only grows; going on from a checkpoint first cuts both to
-the length they had at that checkpoint, so no line is lost or repeated whenever the process was killed.
+Files are written aside and renamed, or grow by whole lines. Going on from a checkpoint first cuts curve.jsonl to the
+length that it had then, and the run's monitor cuts its records, so no line is lost or repeated whenever the process was
+killed.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from typing import Any
 
 import torch
 
+from ..monitors.folder import INITIAL
+from ..monitors.follower import RECORDS, RUN
 from .errors import LabError, UsageError
 
 CONFIG, RESULTS, DONE, LOCK = "config.json", "results.json", "DONE", ".lock"
 ASIDE = ".overwritten"  # what --overwrite is about to delete
 KIND = "layerpace compare"  # marks config.json as ours
-CURVE, LAYERS = "curve.jsonl", "layers.jsonl"
+CURVE = "curve.jsonl"
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.pt"
 
 
@@ -71,7 +75,7 @@ class RunFolder:
     """One run's files."""
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        self.path = path
+        self.path, self.config = path, config
         path.mkdir(parents=True, exist_ok=True)
         if not (path / CONFIG).exists():
             write(path / CONFIG, to_json(config, indent=2))
@@ -96,9 +100,8 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint that knows how long the .jsonl files are now."""
-        lengths = {name: self.length(name) for name in (CURVE, LAYERS)}
-        self.store(CHECKPOINT, {**state, "lengths": lengths})
+        """Write a checkpoint that knows how long curve.jsonl is now."""
+        self.store(CHECKPOINT, {**state, "curve_length": self.length(CURVE)})
 
     def store(self, name: str, state: Mapping[str, Any]) -> None:
         aside = self.path / f"{name}.part"
@@ -109,14 +112,15 @@ class RunFolder:
         os.replace(aside, self.path / name)
 
     def restore(self, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint, or None; cuts the .jsonl files to where they were then."""
+        """The last checkpoint; cuts curve.jsonl to where it was then. None: there is none, and no record is left."""
         path = self.path / CHECKPOINT
         state: dict[str, Any] | None = None
         if path.exists():
             state = torch.load(path, map_location=device, weights_only=True)
-        for name in (CURVE, LAYERS):
-            if (self.path / name).exists():
-                os.truncate(self.path / name, state["lengths"][name] if state else 0)
+        if (self.path / CURVE).exists():
+            os.truncate(self.path / CURVE, state["curve_length"] if state else 0)
+        for name in () if state else (RUN, RECORDS, INITIAL):
+            (self.path / name).unlink(missing_ok=True)
         return state
 
     def length(self, name: str) -> int:

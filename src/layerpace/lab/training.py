@@ -2,14 +2,14 @@
 
 Every run of a seed starts from the same weights and sees the same batches. A run that is killed goes on
 from its last checkpoint and ends with the same bits. Nothing in a step waits for the device; losses and
-recorded figures stay there until the next evaluation.
+what the run's monitor measures stay there until the next evaluation.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from .batches import Batches, evenly
 from .clock import StepClock
 from .errors import Stopped
 from .methods import Method
-from .probe import LayerRow, Probe, unevenness
-from .records import CURVE, LAYERS, RunFolder
+from .recording import scalars, state_of, summary, watch
+from .records import CURVE, RunFolder
 from .reproducible import weights_digest
 from .stopping import StopSignals
 from .tasks import Task
@@ -38,7 +38,7 @@ class Settings:
 
     Attributes:
         eval_every: steps between evaluations.
-        record_every: steps between recordings of the layers' updates; the first and the last step are recorded.
+        record_every: steps between recordings of the layers' updates; the first step is recorded, too.
         eval_size: test (and held-out) examples of each evaluation, None for all; the end is scored on all.
         dtype: "bf16": autocast; weights stay float32.
         checkpoint_seconds: least time between checkpoints, 0 for one at every evaluation.
@@ -84,13 +84,10 @@ class Run:
         self.tests = evenly(tests, settings.eval_size).to(self.device)
         self.all_tests = torch.arange(tests, device=self.device)
         named = list(self.model.named_parameters())
-        self.weights = [name for name, p in named if p.ndim >= 2]
         self.optimizer = method.build(named, lr)
         self.scheduler = scheduler(method.schedule or settings.schedule, self.optimizer, settings.steps)
-        self.probe = Probe(named)
         self.clock = StepClock(self.device)
         self.losses = torch.zeros(settings.steps, device=self.device)
-        self.pending: list[tuple[int, Tensor]] = []
         self.done = 0
         self.read = 0  # losses before this step have been looked at
         self.score = 0.0  # of the last evaluation
@@ -99,6 +96,9 @@ class Run:
     def train(self, signals: StopSignals, on_point: OnPoint) -> dict[str, Any]:
         """Run to the end, or to the first loss that is not finite, and write DONE."""
         state = self.folder.restore(self.device)
+        self.monitor = watch(
+            self.model, self.optimizer, self.settings.record_every, self.folder, resume=state is not None
+        )
         if state is not None:
             self.load(state)
             on_point(self.done, self.score)
@@ -123,7 +123,6 @@ class Run:
 
     def step(self) -> int | None:
         """One step; the step at which the optimizer itself refused a gradient that is not finite."""
-        record = self.done % self.settings.record_every == 0 or self.done == self.settings.steps - 1
         inputs, targets = self.batches(self.done)
         self.clock.start()
         with self.autocast():
@@ -133,13 +132,11 @@ class Run:
         self.losses[self.done] = loss.detach()
         self.clock.before_optimizer()
         try:
-            if record:
-                self.pending.append((self.done, self.probe.around(self.optimizer.step)))
-            else:
-                self.optimizer.step()
+            self.optimizer.step()
         except FloatingPointError:
             return self.done + 1
-        self.clock.stop(count=not record)
+        recorded = (self.done + 1) % self.settings.record_every == 0  # the first step, too, but no clock counts that
+        self.clock.stop(count=not recorded)
         if self.scheduler is not None:
             self.scheduler.step()
         self.done += 1
@@ -149,9 +146,7 @@ class Run:
         """Evaluate, write what has gathered, and return the step of the first non-finite loss, if any."""
         losses = self.losses[self.read : self.done].tolist()
         self.clock.collect()
-        for step, table in self.pending:
-            self.folder.append(LAYERS, [asdict(layer) for layer in self.probe.rows(step, table)])
-        self.pending = []
+        self.monitor.flush()  # before the evaluation's figures, for the same order of lines always
         for position, loss in enumerate(losses):
             if not abs(loss) < float("inf"):
                 return self.read + position + 1
@@ -165,6 +160,8 @@ class Run:
                 self.task.data.train_inputs, self.task.data.train_targets, self.validation
             )
         self.folder.append(CURVE, [row])
+        self.monitor.log(scalars(row, self.task.metric_name), self.done)
+        self.monitor.flush()
         self.read = self.done
         self.score = score
         on_point(self.done, score)
@@ -194,7 +191,6 @@ class Run:
 
     def finish(self, diverged: int | None) -> dict[str, Any]:
         """Score the whole test set, keep the weights, write DONE."""
-        rows = [LayerRow(**row) for row in self.folder.read(LAYERS)]
         result: dict[str, Any] = {"status": "done" if diverged is None else "diverged", "diverged_at": diverged}
         result.update(test_score=None, test_loss=None, validation_score=None)
         if diverged is None:
@@ -206,9 +202,11 @@ class Run:
                 result["validation_score"], _ = self.evaluate(
                     data.train_inputs, data.train_targets, self.all_validation
                 )
-        result.update(unevenness=unevenness(rows, self.weights), layers=self.weights, **self.clock.medians())
+        self.monitor.flush()
+        result.update(**summary(self.folder), **self.clock.medians())
         result["weights_sha256"] = weights_digest(self.model)
         self.folder.finish(result, self.model.state_dict())
+        self.monitor.close()  # only now: it touches DONE
         return result
 
     def save(self) -> None:
@@ -222,7 +220,7 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
                 "losses": self.losses,
-                "pending": self.pending,
+                "monitor": state_of(self.monitor),
                 "clock": self.clock.state(),
                 "cpu_generator": torch.get_rng_state(),
                 "cuda_generator": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -231,14 +229,14 @@ class Run:
         self.saved = time.monotonic()
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the probe keeps the initial weights, which the seed has made again."""
+        """Go on from a checkpoint."""
         self.done, self.read, self.score = state["step"], state["read"], state["score"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.losses = state["losses"]
-        self.pending = state["pending"]
+        self.monitor.load_state_dict(state["monitor"])
         self.clock.load(state["clock"])
         torch.set_rng_state(state["cpu_generator"].cpu())
         if state["cuda_generator"] is not None:
