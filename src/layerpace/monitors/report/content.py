@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from datetime import datetime
 from html import escape
 from typing import Any
@@ -16,6 +16,7 @@ from ..run import Run
 from .charts import digits
 
 FINDINGS_OPEN = 6  # the rest is folded
+MOST_RUNS = 12  # whose settings stand open
 WHERE = ("hardware", "machine", "device", "versions", "torch", "python", "layerpace")  # settings that the head shows
 LESS_IS_BETTER = ("loss", "error", "perplexity", "nll", "mse", "mae")
 MORE_IS_BETTER = ("acc", "score", "f1", "auc", "precision", "recall", "bleu", "rouge", "iou", "reward")
@@ -101,17 +102,24 @@ def settings_of(runs: Sequence[Run], names: Sequence[str]) -> str:
     parts = []
     keys = list(dict.fromkeys(key for one in each for key in one if key not in common))
     everywhere = [key for key in keys if all(key in one for one in each)]
-    some = [key for key in keys if key not in everywhere]
-    if everywhere:
-        parts.append(_differing(everywhere, each, names, "Settings that differ"))
+    # Whoever names methods and rates says in short what the optimizers' options say at length.
+    brief = [key for key in everywhere if key.partition(".")[0] != "optimizers"] or everywhere
+    some = [key for key in keys if key not in brief]
+    if brief:
+        listed = _differing(brief, each, names, "Settings that differ")
+        parts.append(_folded("Settings that differ", brief, listed) if len(runs) > MOST_RUNS else listed)
     if some:
-        inner = _differing(some, each, names, "Settings that only some runs have")
-        parts.append(f"<details><summary>Settings that only some runs have ({len(some)})</summary>{inner}</details>")
+        label = "Other settings that differ"
+        parts.append(_folded(label, some, _differing(some, each, names, label)))
     if common:
         label = "Settings" if len(runs) == 1 else "Settings that all runs share"
         items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in common.items())
-        parts.append(f"<details><summary>{label} ({len(common)})</summary><dl>{items}</dl></details>")
+        parts.append(_folded(label, common, f"<dl>{items}</dl>"))
     return "".join(parts)
+
+
+def _folded(label: str, keys: Sized, inner: str) -> str:
+    return f"<details><summary>{label} ({len(keys)})</summary>{inner}</details>"
 
 
 def _differing(keys: Sequence[str], each: Sequence[Mapping[str, str]], names: Sequence[str], caption: str) -> str:

@@ -1,0 +1,1 @@
+"""The rules of `layerpace.monitors.diagnose`, a file for each family."""
