@@ -146,6 +146,14 @@ NB_MODULE(_native, m) {
                         const std::vector<int64_t> &entries, int threads, uintptr_t out) {
     sum_moves(tensors(old, old_storage), tensors(now, storage), entries, threads, pointer<double>(out));
   }, Release());
+  m.def("copy_tensors", [](const std::vector<uintptr_t> &from, const std::vector<uintptr_t> &to,
+                           const std::vector<int64_t> &sizes, int threads) {
+    std::vector<const void *> sources;
+    std::vector<void *> targets;
+    for (uintptr_t address : from) sources.push_back(pointer<const void>(address));
+    for (uintptr_t address : to) targets.push_back(pointer<void>(address));
+    copy_tensors(sources, targets, sizes, threads);
+  }, Release());
   m.def("sum_squares", [](const std::vector<uintptr_t> &x, int storage, const std::vector<int64_t> &entries, int threads,
                           uintptr_t out) {
     sum_squares(tensors(x, storage), entries, threads, pointer<double>(out));

@@ -18,6 +18,10 @@ struct Tensors {
 // number of threads.
 void sum_moves(const Tensors &old, const Tensors &now, const std::vector<int64_t> &entries, int threads, double *out);
 
+// Copies bytes of tensors that do not overlap, past the caches: nobody reads the copies soon.
+void copy_tensors(const std::vector<const void *> &from, const std::vector<void *> &to,
+                  const std::vector<int64_t> &sizes, int threads);
+
 // <x, x>, one number a tensor.
 void sum_squares(const Tensors &x, const std::vector<int64_t> &entries, int threads, double *out);
 

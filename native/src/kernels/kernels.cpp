@@ -31,15 +31,14 @@ class Walk {
     for (int column = 0; column < COLUMN_COUNT; ++column) {
       if (stage != Stage::second) store(lanes.lane[column], all<double>(0.0));
     }
-    if (piece_.measured) {
-      for (auto &lane : measured_.lane) store(lane, all<double>(0.0));
-    }
-    for (int64_t at = 0; at < piece_.n;) {
+    if (piece_.measured) measured_.clear();
+    for (int64_t at = 0, blocks = 0; at < piece_.n;) {
       const int64_t left = piece_.n - at;
       // Whole vectors first; what remains goes through buffers that are padded with zeros.
       const int64_t n = left >= LANES ? (left < BLOCK ? left : BLOCK) / LANES * LANES : left;
       block<stage>(at, n, (n + LANES - 1) / LANES * LANES, coefficients, lanes);
       at += n;
+      if (piece_.measured && ++blocks % BLOCKS_IN_FLOATS == 0) measured_.widen_all();
     }
     if (piece_.measured) put_measured<stage>();
     if (stage == Stage::second || !sums) return;
@@ -114,11 +113,12 @@ class Walk {
   }
 
   template <Stage stage>
-  void put_measured() const {
+  void put_measured() {
+    measured_.widen_all();
     for (int column = 0; column < MEASURED_COUNT; ++column) {
       if ((column == M_GG) ? stage == Stage::second : stage == Stage::first) continue;
       const double factor = column == M_GG ? job_.gradient_factor * job_.gradient_factor : 1.0;
-      piece_.measured[column] = factor * total(load(measured_.lane[column]));
+      piece_.measured[column] = factor * total(load(measured_.wide[column]));
     }
   }
 
@@ -234,7 +234,7 @@ class Walk {
   const Piece &piece_;
   const Direction<T> &direction_;
   Buffers<T> buffers_;
-  MeasuredLanes measured_;
+  MeasuredLanes<T> measured_;
   alignas(64) uint32_t bits_[BLOCK];
 };
 
@@ -257,18 +257,27 @@ void whole(const Job &job, const Piece &piece, const Coefficients &at, double *s
   run<Stage::whole>(job, piece, at, sums);
 }
 
+// A block from entry `at` on; it may lie behind the end.
+LP_INLINE void prefetch(const void *from, Storage storage, int64_t at) {
+  const char *first = static_cast<const char *>(from) + at * bytes(storage);
+  for (int64_t i = 0; i < BLOCK * bytes(storage); i += 64) __builtin_prefetch(first + i);
+}
+
 template <class T>
 void moves_of(Storage old_storage, const void *old, Storage storage, const void *now, int64_t n, bool large, double *sums) {
   alignas(64) T before[BLOCK], after[BLOCK];
-  MeasuredLanes lanes;
-  for (auto &lane : lanes.lane) store(lane, all<double>(0.0));
-  for (int64_t at = 0, taken; at < n; at += taken) {
+  MeasuredLanes<T> lanes;
+  lanes.clear();
+  for (int64_t at = 0, taken, blocks = 0; at < n; at += taken) {
     taken = n - at < BLOCK ? n - at : BLOCK;
     const int64_t padded = (taken + LANES - 1) / LANES * LANES;
+    prefetch(old, old_storage, at + DISTANCE), prefetch(now, storage, at + DISTANCE);
     measure_moves<T>(padded, fetch<T>(old_storage, old, at, taken, padded, before),
                      fetch<T>(storage, now, at, taken, padded, after), large, lanes);
+    if (++blocks % BLOCKS_IN_FLOATS == 0) lanes.widen_all();
   }
-  for (int column = 0; column < MEASURED_COUNT; ++column) sums[column] = total(load(lanes.lane[column]));
+  lanes.widen_all();
+  for (int column = 0; column < MEASURED_COUNT; ++column) sums[column] = total(load(lanes.wide[column]));
 }
 void moves(Storage old_storage, const void *old, Storage storage, const void *now, int64_t n, bool large, double *sums) {
   storage == Storage::f64 ? moves_of<double>(old_storage, old, storage, now, n, large, sums)
@@ -278,14 +287,17 @@ void moves(Storage old_storage, const void *old, Storage storage, const void *no
 template <class T>
 void squares_of(Storage storage, const void *x, int64_t n, bool large, double *sum) {
   alignas(64) T buffer[BLOCK];
-  MeasuredLanes lanes;
-  store(lanes.lane[M_GG], all<double>(0.0));
-  for (int64_t at = 0, taken; at < n; at += taken) {
+  MeasuredLanes<T> lanes;
+  lanes.clear();
+  for (int64_t at = 0, taken, blocks = 0; at < n; at += taken) {
     taken = n - at < BLOCK ? n - at : BLOCK;
     const int64_t padded = (taken + LANES - 1) / LANES * LANES;
+    prefetch(x, storage, at + DISTANCE);
     measure_squares<T>(padded, fetch<T>(storage, x, at, taken, padded, buffer), large, lanes);
+    if (++blocks % BLOCKS_IN_FLOATS == 0) lanes.widen_all();
   }
-  *sum = total(load(lanes.lane[M_GG]));
+  lanes.widen_all();
+  *sum = total(load(lanes.wide[M_GG]));
 }
 void squares(Storage storage, const void *x, int64_t n, bool large, double *sum) {
   storage == Storage::f64 ? squares_of<double>(storage, x, n, large, sum) : squares_of<float>(storage, x, n, large, sum);

@@ -105,12 +105,12 @@ enum class Source { first, again, memory };
 // An update, with the u of pass 2 or, where one pass is enough, with that of the first.
 template <class T, class Policy, class Update, Source source, bool measured>
 void update_loop(int64_t n, const Operands<T> &operands, const Coefficients &coefficients, double momentum,
-                 double keep, const Ahead &reach, MeasuredLanes &lanes) {
+                 double keep, const Ahead &reach, MeasuredLanes<T> &lanes) {
   const Operands<T> at = operands;
   const Ahead ahead = reach;
   const Moments<T, Policy> moments(at.constants);
   const UpdateNumbers<T> numbers(coefficients, momentum, keep);
-  Moves<T> moves;
+  Moves<T> moves(lanes);
   for (int64_t i = 0; i < n; i += LANES) {
     Vec<T> u;
     if constexpr (source == Source::first) u = moments.first(at, ahead, i, true);
@@ -131,13 +131,13 @@ void update_loop(int64_t n, const Operands<T> &operands, const Coefficients &coe
     store(at.out + i, result);
     if constexpr (measured) moves.add(weight, result);
   }
-  if constexpr (measured) moves.add_to(lanes);
+  if constexpr (measured) moves.store_to(lanes);
 }
 
 template <class T>
 using First = void (*)(int64_t, const Operands<T> &, double, double, bool, const Ahead &, Lanes &);
 template <class T>
-using Update = void (*)(int64_t, const Operands<T> &, const Coefficients &, double, double, const Ahead &, MeasuredLanes &);
+using Update = void (*)(int64_t, const Operands<T> &, const Coefficients &, double, double, const Ahead &, MeasuredLanes<T> &);
 
 constexpr int UPDATES = 3;
 

@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from layerpace.columns import MEASURED
 from layerpace.monitors.layout import Layout, cuts_of
-from layerpace.monitors.measure import moves, squares
+from layerpace.monitors.measure import copy, moves, squares
 from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Numbers, Seen, Watcher
@@ -62,9 +62,10 @@ class ForeignWatcher(Watcher):
             for param in group["params"]:
                 if param.grad is not None:
                     kept = self._kept.get(param)
-                    if kept is None or kept.shape != param.shape or kept.dtype != param.dtype:
+                    if kept is None or not _alike(kept, param):
                         kept = self._kept[param] = torch.empty_like(param)
-                    self._old[param] = kept.copy_(param)
+                    self._old[param] = kept
+        copy(list(self._old), list(self._old.values()))
         # Now, since fused optimizers write the gradient without its scale over it.
         self._squares = {device: squares(self._pieces(params, _gradient)) for device, params in self._by_device()}
 
@@ -129,6 +130,11 @@ class ForeignWatcher(Watcher):
                 columns = torch.cat([option_columns(part), *rule_columns(part)], 1)
                 found.index_copy_(0, rows.to(device, non_blocking=True), columns)
         return fields, found
+
+
+def _alike(kept: Tensor, param: Tensor) -> bool:
+    same = kept.shape == param.shape and kept.dtype == param.dtype and kept.device == param.device
+    return same and kept.stride() == param.stride()
 
 
 def _gradient(param: Tensor) -> Tensor:

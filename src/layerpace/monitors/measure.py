@@ -51,6 +51,23 @@ def moves(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
     return _by_kind(kinds, _MOVES, new[0].device, fast, plain)
 
 
+def copy(tensors: Sequence[Tensor], to: Sequence[Tensor]) -> None:
+    """Copy tensors to others of the same kind and layout, pairwise."""
+    compiled = native()
+    fast = [
+        (a, b) for a, b in zip(tensors, to, strict=True) if compiled and a.is_cpu and a.is_contiguous() and a.numel()
+    ]
+    if fast:
+        compiled.copy_tensors(  # type: ignore[union-attr]
+            [a.data_ptr() for a, _ in fast], [b.data_ptr() for _, b in fast], [a.nbytes for a, _ in fast],
+            torch.get_num_threads(),
+        )  # fmt: skip
+    done = {id(a) for a, _ in fast}
+    for a, b in zip(tensors, to, strict=True):
+        if id(a) not in done:
+            b.copy_(a)
+
+
 def squares(tensors: Sequence[Tensor]) -> Tensor:
     """<x, x> of each real tensor: float64 [tensors]."""
     if not tensors[0].is_cpu:

@@ -31,7 +31,7 @@ from layerpace.optim.base import Layerwise
 if TYPE_CHECKING:
     from layerpace.monitors.diagnose import Finding
 
-LEAST_ROTATION_EVERY = 50
+LEAST_ROTATION_EVERY, LATER_ROTATION_EVERY, LATER = 50, 200, 1000
 NUMBERS = 1 << 26  # that are kept at most, about 4 bytes each in memory and 10 on disk
 FLUSH_SECONDS = 5.0  # records wait so long at most before they are written
 
@@ -62,7 +62,8 @@ class Monitor:
         sinks: further places for the figures: objects with ``log(values, step)``, or the names of those in
             `layerpace.monitors.sinks`.
         rotation_every: steps between readings of the cosine distance, a multiple of ``every``; None: ``every``, or so
-            many times it that there are at least 50 between. A reading takes a pass over the weights.
+            many times it that there are at least 50 between, and 200 after step 1000. A reading takes a pass over the
+            weights.
         initial: what the initial weights are kept in, on the CPU: "fp32", "bf16" (half the memory, exact to 1e-6), or
             None: no rotation curve.
         second_moment: record percentiles of the second moment.
@@ -133,7 +134,8 @@ class Monitor:
             return
         step = watcher.count
         params = watcher.measured
-        if self._rotation is not None and (step == 1 or step % self._rotation_every == 0):
+        spacing = self._rotation_every[step > LATER]
+        if self._rotation is not None and (step == 1 or step % spacing == 0):
             numbers += self._rotation.read(params)
         if self._moments is not None:
             numbers += self._moments.read(watcher.optimizer, params)
@@ -305,11 +307,12 @@ def _check_count(name: str, value: int, low: int) -> None:
         raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
-def _spacing(rotation_every: int | None, every: int) -> int:
-    """Steps between readings of the rotation curve."""
+def _spacing(rotation_every: int | None, every: int) -> tuple[int, int]:
+    """Steps between readings of the rotation curve, early and later."""
     if rotation_every is None:
-        return every * -(-LEAST_ROTATION_EVERY // every)
+        early, later = (every * -(-least // every) for least in (LEAST_ROTATION_EVERY, LATER_ROTATION_EVERY))
+        return early, later
     _check_count("rotation_every", rotation_every, 1)
     if rotation_every % every:
         raise ValueError(f"rotation_every must be a multiple of every={every}, got {rotation_every}")
-    return rotation_every
+    return rotation_every, rotation_every
