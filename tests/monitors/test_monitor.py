@@ -305,9 +305,26 @@ def test_records_are_bounded_and_span_the_training(tmp_path: Path) -> None:
     train(model, optimizer, 100)
     monitor.close()
     steps = monitor.history.steps
-    assert 5 <= len(steps) <= 10 and steps[0] == 1 and steps[-1] > 85
+    assert 5 <= len(steps) <= 20 and steps[0] == 1 and steps[-1] > 85
+    on_disk = folder.load(tmp_path / "run")[0].history
+    assert on_disk.steps == steps
     lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
     assert len(lines) < 25  # records with and without the rotation curve, and what says so
+
+
+def test_optimizers_that_take_turns_keep_their_records(tmp_path: Path) -> None:
+    model = network()
+    both = [torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.SGD(model[2].parameters(), lr=0.1)]
+    monitor = lp.Monitor(model, both, every=1, out=tmp_path / "run", max_records=8, initial=None)
+    for step in range(50):
+        model.zero_grad()
+        loss_of(model, step).backward()
+        for optimizer in both:
+            optimizer.step()
+    monitor.close()
+    for history in (monitor.history, folder.load(tmp_path / "run")[0].history):
+        for layer in ("0.weight", "2.weight"):
+            assert history.series("update_norm", layer)[0] == [1, 9, 17, 25, 33, 41, 49]
 
 
 def test_the_folder_has_what_the_monitor_has(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ void update_loop(int64_t n, const Operands<T> &operands, const Coefficients &coe
   const Ahead ahead = reach;
   const Moments<T, Policy> moments(at.constants);
   const UpdateNumbers<T> numbers(coefficients, momentum, keep);
-  Moves<T> moves(lanes);
+  Moves<T> moves;
   for (int64_t i = 0; i < n; i += LANES) {
     Vec<T> u;
     if constexpr (source == Source::first) u = moments.first(at, ahead, i, true);
@@ -131,7 +131,7 @@ void update_loop(int64_t n, const Operands<T> &operands, const Coefficients &coe
     store(at.out + i, result);
     if constexpr (measured) moves.add(weight, result);
   }
-  if constexpr (measured) moves.store_to(lanes);
+  if constexpr (measured) moves.add_to(lanes);
 }
 
 template <class T>

@@ -1,9 +1,9 @@
 // What monitors read, in the order of layerpace.columns.MEASURED: <w, w>, |w|_1, <g, g>, <d, d>, <w, d>, |d|_1, with w
 // the weights before a step and d what was subtracted from them.
 //
-// In a layer so large that the roundings of its entries average out (to less than 1e-7), sums of floats are taken as floats
-// over a few blocks, at most 256 terms a lane, and in double from there on; else all is double. g and d are scaled then, so
-// that the squares of tiny ones are not lost: right for magnitudes between 1e-22 and 1e14.
+// In a layer so large that the roundings of its entries average out, sums of floats are taken as floats: those of a block,
+// sixteen terms a lane, and of sixteen blocks; in double from there on. In smaller layers all is double. g and d are
+// scaled then, so that the squares of tiny ones are not lost: right for magnitudes between 1e-22 and 1e14.
 #pragma once
 
 #include "../job.hpp"
@@ -43,9 +43,8 @@ class Moves {
   using Lanes = MeasuredLanes<T>;
 
  public:
-  LP_INLINE_METHOD explicit Moves(const Lanes &lanes)
-      : scale_(all<T>(Lanes::SCALE)), ww_(load(lanes.narrow[M_WW])), dd_(load(lanes.narrow[M_DD])),
-        wd_(load(lanes.narrow[M_WD])), w_l1_(load(lanes.narrow[M_W_L1])), d_l1_(load(lanes.narrow[M_D_L1])) {}
+  LP_INLINE_METHOD Moves()
+      : scale_(all<T>(Lanes::SCALE)), ww_(all<T>(0.0)), dd_(ww_), wd_(ww_), w_l1_(ww_), d_l1_(ww_) {}
 
   LP_INLINE_METHOD void add(const V &w, const V &now) {
     const V d = (w - now) * scale_;
@@ -53,9 +52,9 @@ class Moves {
     ww_ = ww_ + w * w, dd_ = dd_ + d * d, wd_ = wd_ + w * d;
   }
 
-  LP_INLINE_METHOD void store_to(Lanes &lanes) const {
-    store(lanes.narrow[M_WW], ww_), store(lanes.narrow[M_DD], dd_), store(lanes.narrow[M_WD], wd_);
-    store(lanes.narrow[M_W_L1], w_l1_), store(lanes.narrow[M_D_L1], d_l1_);
+  LP_INLINE_METHOD void add_to(Lanes &lanes) const {
+    auto put = [&](int column, const V &sum) { store(lanes.narrow[column], load(lanes.narrow[column]) + sum); };
+    put(M_WW, ww_), put(M_DD, dd_), put(M_WD, wd_), put(M_W_L1, w_l1_), put(M_D_L1, d_l1_);
   }
 
  private:
@@ -67,9 +66,9 @@ class Moves {
 template <class T>
 void measure_moves(int64_t n, const T *old, const T *now, bool large, MeasuredLanes<T> &lanes) {
   if (sizeof(T) == 4 && large) {
-    Moves<T> moves(lanes);
+    Moves<T> moves;
     for (int64_t i = 0; i < n; i += LANES) moves.add(load(old + i), load(now + i));
-    moves.store_to(lanes);
+    moves.add_to(lanes);
     return;
   }
   Sum ww = load(lanes.wide[M_WW]), dd = load(lanes.wide[M_DD]), wd = load(lanes.wide[M_WD]);

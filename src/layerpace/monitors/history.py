@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,10 +13,18 @@ from layerpace.checks import check_choice
 
 @dataclass(frozen=True)
 class Row:
-    """A record: ``values`` float32 [quantities, layers]."""
+    """A record: ``values`` float32 [quantities, layers]; ``source`` tells optimizers apart."""
 
+    step: int
+    time: float
+    source: int
     names: tuple[str, ...]
     values: Tensor
+
+    @property
+    def kind(self) -> Hashable:
+        """Records of one optimizer that have the same quantities."""
+        return self.source, self.names
 
     def of(self, quantity: str) -> Tensor | None:
         """[layers]; None: the record does not have it."""
@@ -26,24 +34,22 @@ class Row:
 class History:
     """Records of all layers, in the order in which they were made.
 
-    When there are more than ``limit`` records every second one goes, and from then on every second one is kept, and so
-    on: the whole training stays visible, ever more coarsely. Records of several optimizers of one model follow one
-    another; each has nan for the layers of the others.
+    When there are more than ``limit`` records of a kind (an optimizer, and the same quantities) every second one goes,
+    and from then on every second one is kept, and so on: the whole training stays visible, ever more coarsely. Records
+    of several optimizers of one model follow one another; each has nan for the layers of the others.
 
     Attributes:
         layers: names, from input to output.
-        limit: the most records that are kept; None: all.
+        limit: the most records of a kind that are kept; None: all.
     """
 
     def __init__(self, layers: Sequence[str], limit: int | None = None) -> None:
         self.layers = tuple(layers)
         self.limit = limit
         self._places = {name: place for place, name in enumerate(self.layers)}
-        self._steps: list[int] = []
-        self._times: list[float] = []
         self._rows: list[Row] = []
-        self._stride = 1
-        self._seen = 0
+        self._seen: dict[Hashable, int] = {}  # of each kind
+        self._stride: dict[Hashable, int] = {}
 
     def append(self, step: int, time: float, values: Mapping[str, Tensor]) -> None:
         """Add a record.
@@ -57,28 +63,38 @@ class History:
         block = torch.stack(rows, 1) if rows else torch.empty(1, 0, len(self.layers))
         self.extend([step], [time], tuple(values), block)
 
-    def extend(self, steps: Sequence[int], times: Sequence[float], names: tuple[str, ...], values: Tensor) -> None:
+    def extend(
+        self, steps: Sequence[int], times: Sequence[float], names: tuple[str, ...], values: Tensor, source: int = 0
+    ) -> None:
         """Add records of the same quantities; as `append`, with ``values`` [records, quantities, layers]."""
-        kept = [place for place in range(len(steps)) if (self._seen + place) % self._stride == 0]
-        self._seen += len(steps)
+        kind = source, names
+        seen, stride = self._seen.get(kind, 0), self._stride.get(kind, 1)
+        kept = [place for place in range(len(steps)) if (seen + place) % stride == 0]
+        self._seen[kind] = seen + len(steps)
         if len(kept) < len(steps):  # rows are parts of a tensor, which must have no others
             values = values[kept]
-        self._steps += [steps[place] for place in kept]
-        self._times += [times[place] for place in kept]
-        self._rows += [Row(names, row) for row in values.to("cpu", torch.float32).unbind(0)]
-        while self.limit is not None and len(self._steps) > self.limit:
-            self._thin()
+        found = zip(kept, values.to("cpu", torch.float32).unbind(0), strict=True)
+        self._rows += [Row(steps[place], times[place], source, names, row) for place, row in found]
+        while self.limit is not None and sum(row.kind == kind for row in self._rows) > self.limit:
+            self._thin(kind)
 
-    def _thin(self) -> None:
-        self._stride *= 2
-        self._rows = [Row(row.names, row.values.clone()) for row in self._rows[::2]]
-        self._steps, self._times = self._steps[::2], self._times[::2]
+    def _thin(self, kind: Hashable) -> None:
+        self._stride[kind] = 2 * self._stride.get(kind, 1)
+        kept, place = [], 0
+        for row in self._rows:
+            if row.kind != kind:
+                kept.append(row)
+                continue
+            if place % 2 == 0:
+                kept.append(replace(row, values=row.values.clone()))
+            place += 1
+        self._rows = kept
 
     def take_over(self, other: History) -> None:
         """Start with the records of another history, of the same layers."""
         self.add_layers(other.layers)
-        for step, time, row in zip(other._steps, other._times, other._rows, strict=True):
-            self.extend([step], [time], row.names, row.values[None])
+        for row in other._rows:
+            self.extend([row.step], [row.time], row.names, row.values[None], row.source)
 
     def add_layers(self, layers: Sequence[str]) -> None:
         """Take in layers that were not there before; earlier records have nan for them."""
@@ -88,11 +104,11 @@ class History:
 
     def truncate(self, last: Callable[[Iterable[str]], int]) -> None:
         """Drop records that are too late: ``last`` gives the last step that is kept of those of these layers."""
-        kept = [place for place, step in enumerate(self._steps) if step <= last(self._measured(self._rows[place]))]
-        self._seen -= self._stride * (len(self._steps) - len(kept))
-        self._steps = [self._steps[place] for place in kept]
-        self._times = [self._times[place] for place in kept]
-        self._rows = [self._rows[place] for place in kept]
+        kept = [row for row in self._rows if row.step <= last(self._measured(row))]
+        for kind in self._seen:
+            dropped = sum(row.kind == kind for row in self._rows) - sum(row.kind == kind for row in kept)
+            self._seen[kind] -= self._stride.get(kind, 1) * dropped
+        self._rows = kept
 
     def _measured(self, row: Row) -> list[str]:
         """The layers that a record tells of."""
@@ -100,17 +116,17 @@ class History:
         return [name for name, known in zip(self.layers, told, strict=False) if known]
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self._rows)
 
     @property
     def steps(self) -> list[int]:
         """The step of each record."""
-        return list(self._steps)
+        return [row.step for row in self._rows]
 
     @property
     def times(self) -> list[float]:
         """The time of each record, seconds since the epoch."""
-        return list(self._times)
+        return [row.time for row in self._rows]
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -142,10 +158,10 @@ class History:
         """(steps, values) of one layer where it was measured."""
         place = self.place(layer)
         pairs = []
-        for step, row in zip(self._steps, self._rows, strict=True):
+        for row in self._rows:
             values = row.of(quantity)
             if values is not None and place < len(values) and not torch.isnan(values[place]):
-                pairs.append((step, float(values[place])))
+                pairs.append((row.step, float(values[place])))
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def place(self, layer: str) -> int:

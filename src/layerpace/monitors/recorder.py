@@ -108,7 +108,7 @@ class Recorder:
             records[0].source, [records[i].step for i in kept], [records[i].time for i in kept], names, values
         )
         self._note_latest(batch)
-        self._history.extend(batch.steps, batch.times, names, values)
+        self._history.extend(batch.steps, batch.times, names, values, batch.source)
         self._write(batch)
 
     def _place(self, layers: tuple[str, ...]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from layerpace.optim.base import Layerwise
 from layerpace.wrap import Wrapped
 
 
@@ -37,6 +38,8 @@ def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
     for part in ("direction", "rule"):
         if hasattr(optimizer, part):
             out[part] = _named(getattr(optimizer, part))
+    if isinstance(optimizer, (Layerwise, Wrapped)):
+        out["low_precision"] = optimizer._settings.low_precision
     out["groups"] = [
         {key: _plain(value) for key, value in group.items() if key not in ("params", "param_names")}
         | {"tensors": len(group["params"])}
