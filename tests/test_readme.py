@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The Python of the README and of the guides runs as it stands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,20 @@ from torch import nn
 
 import layerpace as lp
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+# Of the guide to monitors the first is a whole program; the others are parts of one.
+EXAMPLES = {
+    "a training loop": ("README.md", 0),
+    "a monitor": ("README.md", 1),
+    "the methods": ("README.md", 2),
+    "watching every layer": ("docs/monitors.md", 0),
+}
 
 
 class Block(nn.Module):
@@ -24,13 +36,21 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(4)
 
 
-def test_there_are_examples() -> None:
-    assert len(BLOCKS) == 2
+def test_no_example_of_the_readme_is_left_out() -> None:
+    assert len(blocks("README.md")) == sum(path == "README.md" for path, _ in EXAMPLES.values())
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["a training loop", "the methods"])
-def test_an_example_runs(block: str) -> None:
-    model = nn.Sequential(Block())
-    exec(
-        compile(block, str(README), "exec"), {"torch": torch, "lp": lp, "model": model, "params": [*model.parameters()]}
-    )
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, place = EXAMPLES[name]
+    code = blocks(path)[place]
+    model = nn.Sequential(nn.Linear(4, 4)) if name == "a monitor" else nn.Sequential(Block())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if name == "a monitor":
+        code = code.replace("...  # train as ever", "model(torch.ones(1, 4)).sum().backward(); optimizer.step()")
+    known = {"torch": torch, "lp": lp, "model": model, "params": [*model.parameters()], "optimizer": optimizer}
+    exec(compile(code, path, "exec"), known)
+    if "Monitor" in code:
+        known["monitor"].close()
+        assert lp.monitors.load(tmp_path / "runs" / "first")[0].history["relative_update_l1"].isfinite().any()
