@@ -156,7 +156,7 @@ def test_the_cost_of_watching_is_spread_over_the_steps() -> None:
     ours = monitors.measure(BY_NAME["LAMB"].make, shapes, 1, Effort(5, 1))
     assert min(ours.alone, ours.recorded, ours.reading, ours.rotation) > 0
     cost = monitors.Cost(alone=10.0, recorded=15.0, by_round=1.5, reading=1.0, rotation=5.0, every=10)
-    assert cost.ratio == pytest.approx(1 + 0.05 + 0.01 + 0.01)
+    assert cost.ratio == pytest.approx(1 + 0.05 + 0.01 + 0.0025)
 
 
 def test_labels_keep_their_distance() -> None:

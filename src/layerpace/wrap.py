@@ -81,13 +81,13 @@ class Wrapped(Optimizer):
     Attributes:
         inner: the torch optimizer.
         rule: the rule.
-        keeps_plan: keep ``last_plan`` of the steps to come, and with it a copy of the weights.
+        readers: of ``last_plan`` after the next steps; for them it is kept, and with it a copy of the weights.
         last_plan: what the rule did in the last step; None: nothing, or it was not kept.
     """
 
     inner: Optimizer
     rule: Rule
-    keeps_plan: bool
+    readers: set[int]
     last_plan: Plan | None
     _exclude: Exclude
     _segments: Mapping[str, Segments] | None
@@ -186,7 +186,7 @@ class Wrapped(Optimizer):
                 options = [self._group_options(group) for group in self.param_groups]
                 plan = Plan(entries, options, self._settings, Scaling())
                 layerwise_step(plan, Scaling())
-                self.last_plan = plan if self.keeps_plan else None
+                self.last_plan = plan if self.readers else None
         moved = [param for param, _ in members if param.grad is not None]
         for param, entry in zip(moved, entries, strict=True):
             self.state[param].update({key: entry.state[name] for name, key in self._saved_names()})
@@ -289,7 +289,7 @@ class Wrapped(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
-        super().__setstate__({**state, **hooks, "defaults": inner.defaults, "keeps_plan": False, "last_plan": None})
+        super().__setstate__({**state, **hooks, "defaults": inner.defaults, "readers": set(), "last_plan": None})
         _restore_after_loading(inner, self)
 
 

@@ -71,7 +71,7 @@ def pieces(method: Any, params: dict[str, Tensor], tensors: dict[str, Tensor]) -
 
 def check(method: Any, params: dict[str, Tensor], rtol: float) -> None:
     """Two steps, whose sums are those of copies of the weights."""
-    method._keeper.measure = True
+    method._keeper.readers.add(0)
     train(method, params, 1)
     for step in (1, 2):
         before = working(method, params)
@@ -148,7 +148,7 @@ def test_measuring_leaves_the_step_as_it_is(rule: str) -> None:
     for measure in (False, True):
         params = weights(SHAPES, torch.float32)
         method = optimizer(FUSED, params, D.Adam(), rule)
-        method._keeper.measure = measure
+        method._keeper.readers = {0} if measure else set()
         train(method, params, 3)
         ends.append((copies(params), dict(method.state_dict()["state"])))
     assert_same(*ends)
@@ -166,18 +166,26 @@ def test_the_same_bits_anywhere(rule: str, dtype: torch.dtype) -> None:
             torch.set_num_threads(threads)
             params = weights(SHAPES, dtype)
             method = optimizer(FUSED, params, D.Adam(), rule, low_precision="plain")
-            method._keeper.measure = True
+            method._keeper.readers.add(0)
             train(method, params, 2)
             found.append(measured(method))
     for other in found[1:]:
         assert_same(other, found[0])
 
 
+@pytest.mark.parametrize("backend", [FUSED, "reference"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_step_that_the_device_decides_on(backend: str, momentum: float) -> None:
+    params = weights(SHAPES, torch.float32)
+    method = optimizer(backend, params, D.SGD(), "trust ratio", nonfinite="skip", momentum=momentum)
+    check(method, params, 3e-7)
+
+
 def test_layers_that_are_held_back_are_not_measured() -> None:
     for backend in (FUSED, "reference"):
         params = weights(SHAPES, torch.float32)
         method = optimizer(backend, params, D.Adam(), "trust ratio", nonfinite="skip")
-        method._keeper.measure = True
+        method._keeper.readers.add(0)
         train(method, params, 1)
         params["300007"].grad[7] = torch.nan
         method.step()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import pickle
+import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -295,7 +299,119 @@ def test_wrappers_are_looked_through() -> None:
     assert list(monitor.latest()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
+@pytest.mark.parametrize("kind", ["ours", "wrapped", "torch"])
+def test_two_monitors_of_one_optimizer(kind: str) -> None:
+    model = network()
+    makes: dict[str, Any] = {
+        "ours": lambda p: lp.LAMB(p),
+        "wrapped": lambda p: lp.wrap(torch.optim.SGD(p, lr=0.1), "rotation"),
+    }
+    optimizer = makes.get(kind, torch.optim.SGD)(model.parameters())
+    often = lp.Monitor(model, optimizer, every=1, out=None)
+    seldom = lp.Monitor(model, optimizer, every=3, out=None)
+    train(model, optimizer, 6)
+    seldom.close()
+    train(model, optimizer, 2, first=6)
+    assert often.run.history.steps == list(range(1, 9))
+    assert seldom.history.steps == [1, 3, 6]
+    if kind != "torch":
+        assert often.history["trust_ratio"][:, 0].isfinite().all()
+
+
+def test_layers_that_are_unfrozen(tmp_path: Path) -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = lp.Monitor(model, optimizer, every=1, out=tmp_path / "run")
+    train(model, optimizer, 3)
+    model[0].requires_grad_(True)
+    train(model, optimizer, 3, first=3)
+    monitor.close()
+    for run in (monitor.run, *folder.load(tmp_path / "run")):
+        assert run.history.series("update_norm", "0.weight")[0] == [4, 5, 6]
+        assert all(layer.trained for layer in run.layers)
+
+
+def test_the_rotation_of_a_group_that_is_added_begins_with_it(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    monitor = lp.Monitor(model, optimizer, every=1, rotation_every=4, out=tmp_path / "run")
+    train(model, optimizer, 5)
+    monitor.flush()
+    start = model[2].weight.detach().clone()
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    train(model, optimizer, 7, first=5)
+    monitor.close()
+    expected = quantities(start, model[2].weight, start, start)["cosine_distance"]
+    assert monitor.history.series("cosine_distance", "2.weight")[1][-1] == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(torch.load(tmp_path / "run" / "initial.pt", weights_only=True)["2.weight"], start)
+
+
 # Memory, saving and going on
+
+
+def test_what_nobody_closed_is_written_at_the_end(tmp_path: Path) -> None:
+    """Of the monitor's life, and of the process's."""
+    model = network()
+    optimizer = adam(model)
+    monitor = lp.Monitor(model, optimizer, every=1, out=tmp_path / "one")
+    train(model, optimizer, 3)
+    del monitor, optimizer
+    gc.collect()
+    assert folder.load(tmp_path / "one")[0].history.steps == [1, 2, 3]
+    code = (
+        "import torch, layerpace as lp; m = torch.nn.Linear(2, 2); o = torch.optim.SGD(m.parameters(), lr=0.1); "
+        f"monitor = lp.Monitor(m, o, every=1, out={str(tmp_path / 'two')!r}); "
+        "m(torch.ones(1, 2)).sum().backward(); o.step(); o.step()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    [run] = folder.load(tmp_path / "two")
+    assert run.history.steps == [1, 2] and not run.finished
+
+
+def test_a_sink_that_fails_does_not_stop_the_training(tmp_path: Path) -> None:
+    class Broken:
+        def log(self, values: dict[str, float], step: int) -> None:
+            raise ConnectionError("gone")
+
+    model = network()
+    optimizer = adam(model)
+    monitor = lp.Monitor(model, optimizer, every=1, out=tmp_path / "run", sinks=[Broken()])
+    with pytest.warns(UserWarning, match="the sink Broken is left out from now on: ConnectionError: gone"):
+        train(model, optimizer, PENDING)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.warns(UserWarning, match="cannot be written now"):
+        train(model, optimizer, 200 + PENDING, first=PENDING)
+    assert len(monitor.history) >= 200
+    monitor._watchers[0].detach()
+
+
+def test_scalars_are_bounded() -> None:
+    model = network()
+    monitor = lp.Monitor(model, adam(model), out=None, max_records=10)
+    for step in range(100):
+        monitor.log({"loss": float(step)}, step)
+    steps = monitor.run.scalars["loss"].steps
+    assert 5 <= len(steps) <= 10 and steps[0] == 0 and steps[-1] > 80
+
+
+def test_going_on_knows_what_has_been_thinned_out(tmp_path: Path) -> None:
+    def part(steps: int, first: int) -> lp.Monitor:
+        model = network()
+        optimizer = adam(model)
+        monitor = lp.Monitor(model, optimizer, every=1, out=tmp_path / "run", max_records=8, initial=None, resume=True)
+        train(model, optimizer, steps, first)
+        monitor.close()
+        return monitor
+
+    part(40, 0)
+    for steps, first in ((24, 40), (16, 64)):
+        monitor = part(steps, first)
+        assert monitor.step == steps + first
+        on_disk = folder.load(tmp_path / "run")[0].history.steps
+        assert monitor.history.steps == on_disk
+        gaps = {b - a for a, b in itertools.pairwise(on_disk)}
+        assert len(gaps) == 1  # old records no sparser than new ones
 
 
 def test_records_are_bounded_and_span_the_training(tmp_path: Path) -> None:
@@ -494,7 +610,7 @@ def test_closing_lets_go() -> None:
     monitor.close()
     monitor.close()
     train(model, optimizer, 2, first=1)
-    assert monitor.history.steps == [1] and not optimizer._keeper.measure
+    assert monitor.history.steps == [1] and not optimizer._keeper.readers
     gone = weakref.ref(monitor)
     del monitor
     gc.collect()

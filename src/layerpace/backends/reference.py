@@ -68,8 +68,8 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
     old = w.clone() if work.measured is not None else None
     w.sub_(d if v is None else _through_velocity(d, work, v))
     if ok is not None:
-        for x, old in before:
-            keep_where(ok, x, old)
+        for x, kept in before:
+            keep_where(ok, x, kept)
     if v is not None and stored is not None and v is not stored:
         _store_rounded(v, stored, ok)
     for param, weight in zip(work.params, w, strict=True):

@@ -172,6 +172,8 @@ class Folder:
     def found(self) -> dict[str, Any] | None:
         """The comparison that is in the folder already; an error if its config.json is somebody else's."""
         path = self.path / CONFIG
+        if (self.path / RUN).exists():
+            raise UsageError(f"{self.path} is the folder of a single run: use another --out")
         if not path.exists():
             return None
         try:

@@ -26,11 +26,12 @@ class Feedback:
     Args:
         layout: of the model.
         classes: int [examples], on any device.
-        modules: names of modules or of layers, or modules; None: those that hold a tensor with two or more dimensions.
+        modules: names of modules or of layers, or modules; None: those that hold a tensor with two or more dimensions
+            and give one row an example.
         take: gets the numbers at the end.
 
     Raises:
-        ValueError: a name that there is not.
+        ValueError: a name that there is not; at the end, a module by name whose output is not one row an example.
         ImportError: scikit-learn is missing.
     """
 
@@ -46,7 +47,7 @@ class Feedback:
         except ImportError:
             raise ImportError("the silhouette score needs scikit-learn: pip install 'layerpace[lab]'") from None
         self._layout, self._classes, self._take = layout, classes, take
-        self._modules = self._chosen(modules)
+        self._modules, self._all = self._chosen(modules), modules is None
         self._gathered: dict[str, list[Tensor]] = {name: [] for name in self._modules}
         self._handles: list[Any] = []
 
@@ -75,7 +76,8 @@ class Feedback:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(gradient: Tensor) -> None:
-            self._gathered[name].append(gradient.detach().flatten(1).float())
+            if gradient.ndim > 0:
+                self._gathered[name].append(gradient.detach().reshape(len(gradient), -1).float())
 
         def after_forward(module: nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, (tuple, list)) and output else output
@@ -92,7 +94,15 @@ class Feedback:
             handle.remove()
         if kind is not None:
             return
-        scores = {name: silhouette(torch.cat(rows), self._classes) for name, rows in self._gathered.items() if rows}
+        scores: dict[str, float] = {}
+        for name, rows in self._gathered.items():
+            if sum(map(len, rows)) == len(self._classes):
+                scores[name] = silhouette(torch.cat(rows), self._classes)
+            elif rows and not self._all:
+                raise ValueError(
+                    f"{name} got {sum(map(len, rows))} rows of feedback for {len(self._classes)} classes: "
+                    "is its output one row an example, and is it called once?"
+                )
         values = torch.tensor([[score] for score in scores.values()], dtype=torch.float64)
         if scores:
             self._take([Numbers(tuple(scores), ("silhouette",), Transfer(values), _read)])

@@ -93,7 +93,7 @@ class MonitorFolder:
                 )
 
     def _write_settings(self) -> None:
-        self._written = len(self._layers)
+        self._written = list(self._layers)
         content = {
             "kind": KIND,
             "version": VERSION,
@@ -107,7 +107,7 @@ class MonitorFolder:
 
     def flush(self) -> None:
         """Write what the records have gathered, and layers that have appeared."""
-        if len(self._layers) > self._written:
+        if list(self._layers) != self._written:
             self._write_settings()
         self.records.flush()
 

@@ -35,7 +35,7 @@ class ForeignWatcher(Watcher):
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(self.optimizer, Wrapped):
-            self.optimizer.keeps_plan = True
+            self.optimizer.readers.add(id(self))
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._copy()
@@ -54,7 +54,9 @@ class ForeignWatcher(Watcher):
     def _stop(self) -> None:
         self._old = {}
         if isinstance(self.optimizer, Wrapped):
-            self.optimizer.keeps_plan, self.optimizer.last_plan = False, None
+            self.optimizer.readers.discard(id(self))
+            if not self.optimizer.readers:
+                self.optimizer.last_plan = None
 
     @torch.no_grad()
     def _copy(self) -> None:

@@ -31,6 +31,32 @@ class Row:
         return self.values[self.names.index(quantity)] if quantity in self.names else None
 
 
+@dataclass
+class Pace:
+    """Which of the records of a kind are kept: the 1st, and from there on every ``stride``-th."""
+
+    seen: int = 0
+    stride: int = 1
+    kept: int = 0
+
+    def keeps(self) -> bool:
+        """Count a record; whether it is kept."""
+        keep = self.seen % self.stride == 0
+        self.seen += 1
+        self.kept += keep
+        return keep
+
+    def slow_down(self) -> None:
+        """Every second of those that were kept goes."""
+        self.stride *= 2
+        self.kept = (self.kept + 1) // 2
+
+    def forget(self, dropped: int) -> None:
+        """The last ones of those that were kept have gone."""
+        self.seen -= self.stride * dropped
+        self.kept -= dropped
+
+
 class History:
     """Records of all layers, in the order in which they were made.
 
@@ -48,8 +74,7 @@ class History:
         self.limit = limit
         self._places = {name: place for place, name in enumerate(self.layers)}
         self._rows: list[Row] = []
-        self._seen: dict[Hashable, int] = {}  # of each kind
-        self._stride: dict[Hashable, int] = {}
+        self._paces: dict[Hashable, Pace] = {}  # of each kind
 
     def append(self, step: int, time: float, values: Mapping[str, Tensor]) -> None:
         """Add a record.
@@ -68,18 +93,17 @@ class History:
     ) -> None:
         """Add records of the same quantities; as `append`, with ``values`` [records, quantities, layers]."""
         kind = source, names
-        seen, stride = self._seen.get(kind, 0), self._stride.get(kind, 1)
-        kept = [place for place in range(len(steps)) if (seen + place) % stride == 0]
-        self._seen[kind] = seen + len(steps)
+        pace = self._paces.setdefault(kind, Pace())
+        kept = [place for place in range(len(steps)) if pace.keeps()]
         if len(kept) < len(steps):  # rows are parts of a tensor, which must have no others
             values = values[kept]
         found = zip(kept, values.to("cpu", torch.float32).unbind(0), strict=True)
         self._rows += [Row(steps[place], times[place], source, names, row) for place, row in found]
-        while self.limit is not None and sum(row.kind == kind for row in self._rows) > self.limit:
+        while self.limit is not None and pace.kept > self.limit:
             self._thin(kind)
 
     def _thin(self, kind: Hashable) -> None:
-        self._stride[kind] = 2 * self._stride.get(kind, 1)
+        self._paces[kind].slow_down()
         kept, place = [], 0
         for row in self._rows:
             if row.kind != kind:
@@ -90,11 +114,33 @@ class History:
             place += 1
         self._rows = kept
 
-    def take_over(self, other: History) -> None:
-        """Start with the records of another history, of the same layers."""
+    def sort(self) -> None:
+        """By time: records that were read together may have come in turns with others."""
+        self._rows.sort(key=lambda row: row.time)
+
+    def take_over(
+        self,
+        other: History,
+        source_of: Callable[[Iterable[str]], int],
+        paces: Mapping[tuple[int, tuple[str, ...]], Pace],
+    ) -> None:
+        """Start with the records of another history, of the same layers.
+
+        Args:
+            other: of an earlier part of the training.
+            source_of: the optimizer that trains these layers.
+            paces: which of the records were kept, by optimizer and quantities, where that is known.
+        """
         self.add_layers(other.layers)
         for row in other._rows:
-            self.extend([row.step], [row.time], row.names, row.values[None], row.source)
+            kind = source_of(self._measured(row)), row.names
+            pace = self._paces.setdefault(kind, replace(paces[kind], kept=0) if kind in paces else Pace())
+            pace.kept += 1
+            pace.seen += kind not in paces
+            self._rows.append(replace(row, source=kind[0]))
+        for each, pace in self._paces.items():
+            while self.limit is not None and pace.kept > self.limit:
+                self._thin(each)
 
     def add_layers(self, layers: Sequence[str]) -> None:
         """Take in layers that were not there before; earlier records have nan for them."""
@@ -105,9 +151,8 @@ class History:
     def truncate(self, last: Callable[[Iterable[str]], int]) -> None:
         """Drop records that are too late: ``last`` gives the last step that is kept of those of these layers."""
         kept = [row for row in self._rows if row.step <= last(self._measured(row))]
-        for kind in self._seen:
-            dropped = sum(row.kind == kind for row in self._rows) - sum(row.kind == kind for row in kept)
-            self._seen[kind] -= self._stride.get(kind, 1) * dropped
+        for kind, pace in self._paces.items():
+            pace.forget(pace.kept - sum(row.kind == kind for row in kept))
         self._rows = kept
 
     def _measured(self, row: Row) -> list[str]:

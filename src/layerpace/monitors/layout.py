@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
@@ -30,14 +31,24 @@ class Layout:
         self.layers: list[LayerInfo] = []
         self._names: dict[Tensor, tuple[str, ...]] = {}
         self._parameter_names: dict[Tensor, str] = {}
+        self._count = 0
+        self.grown()
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in parameters that have been added."""
+        """Take in parameters that have been added, and which layers are trained by now."""
         cuts = {param: cut for optimizer in self.optimizers for param, cut in cuts_of(optimizer).items()}
         for name, param in self._parameters():
             if param not in self._names:
                 self._add(name, param, cuts.get(param))
+        trained = {name: p in cuts and p.requires_grad for p, names in self._names.items() for name in names}
+        self.layers[:] = [replace(layer, trained=trained[layer.name]) for layer in self.layers]
+
+    def grown(self) -> bool:
+        """Whether the optimizers have got parameters since this was asked last."""
+        before = self._count
+        self._count = sum(len(group["params"]) for optimizer in self.optimizers for group in optimizer.param_groups)
+        return self._count != before
 
     def _parameters(self) -> Iterator[tuple[str, Tensor]]:
         for name, param in self.model.named_parameters():
@@ -74,6 +85,12 @@ class Layout:
     def of_optimizer(self, number: int) -> list[str]:
         """The layers that an optimizer trains."""
         return [name for param in cuts_of(self.optimizers[number]) for name in self.names(param) if param.requires_grad]
+
+    def optimizer_of(self, layers: Iterable[str]) -> int:
+        """The first optimizer that trains one of these layers; 0: none does."""
+        wanted = set(layers)
+        numbers = range(len(self.optimizers))
+        return next((number for number in numbers if wanted.intersection(self.of_optimizer(number))), 0)
 
     def parameter_name(self, param: Tensor) -> str:
         """The name of a parameter, without the number of a segment."""

@@ -12,6 +12,7 @@ from layerpace.monitors.layout import Layout, cuts_of
 from layerpace.monitors.quantities import PERCENTILES, SECOND_MOMENT
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
+from layerpace.optim.support import real
 
 # What optimizers call the average or the sum of the squared gradient; the first that is there counts.
 STATES = ("exp_avg_sq", "square_avg", "sum")
@@ -32,12 +33,13 @@ class SecondMoments:
         for param in params:
             state = optimizer.state.get(param, {})
             moment = next((state[name] for name in STATES if isinstance(state.get(name), Tensor)), None)
-            if moment is None or moment.shape[: param.ndim] != param.shape:
+            if moment is None or moment.shape[: param.ndim] != param.shape or not moment.numel():
                 continue
+            moment = real(moment)
             sizes = cuts[param].sizes
             names, rows = by_device.setdefault(moment.device, ([], []))
             names += self._layout.names(param)
-            rows += [_percentiles(part) for part in ([moment] if sizes is None else moment.split(list(sizes)))]
+            rows += [_percentiles(part) for part in ([moment] if sizes is None else torch.split(moment, list(sizes)))]
         return [
             Numbers(tuple(names), SECOND_MOMENT, Transfer(torch.stack(rows)), _read)
             for names, rows in by_device.values()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
 from layerpace.checks import check_choice
+from layerpace.monitors.arguments import check_count, number, rotation_spacing, unwrapped
 from layerpace.monitors.feedback import Feedback
 from layerpace.monitors.foreign import ForeignWatcher
 from layerpace.monitors.history import History
@@ -31,9 +34,19 @@ from layerpace.optim.base import Layerwise
 if TYPE_CHECKING:
     from layerpace.monitors.diagnose import Finding
 
-LEAST_ROTATION_EVERY, LATER_ROTATION_EVERY, LATER = 50, 200, 1000
+LATER = 1000  # from this step on the rotation curve is read less often
 NUMBERS = 1 << 26  # that are kept at most, about 4 bytes each in memory and 10 on disk
 FLUSH_SECONDS = 5.0  # records wait so long at most before they are written
+
+
+# Monitors that nobody has closed: what they have recorded is written when they go, or the process ends.
+_OPEN: weakref.WeakSet[Monitor] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    for monitor in list(_OPEN):
+        monitor._flush_quietly()
 
 
 class Monitor:
@@ -99,12 +112,12 @@ class Monitor:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"Monitor needs a torch.nn.Module, got {type(model).__name__}")
-        _check_count("every", every, 1)
-        _check_count("max_records", max_records, 2)
-        spacing = _spacing(rotation_every, every)
+        check_count("every", every, 1)
+        check_count("max_records", max_records, 2)
+        spacing = rotation_spacing(rotation_every, every)
         if initial is not None:
             check_choice("initial", initial, tuple(DTYPES))
-        optimizers = _unwrapped(optimizer)
+        optimizers = unwrapped(optimizer)
         self.every, self._rotation_every = every, spacing
         self._layout = Layout(model, optimizers)
         max_records = min(max_records, max(2, NUMBERS // (len(QUANTITIES) * max(1, len(self._layout.layers)))))
@@ -118,6 +131,8 @@ class Monitor:
         self._watchers = [self._watcher(optimizer) for optimizer in optimizers]
         if resume:
             self._resume()
+        self._closed = False
+        _OPEN.add(self)
 
     def _watcher(self, optimizer: Optimizer) -> Watcher:
         kind = OursWatcher if isinstance(optimizer, Layerwise) else ForeignWatcher
@@ -126,6 +141,8 @@ class Monitor:
     # A step
 
     def _due(self, step: int) -> bool:
+        if self._layout.grown() and self._rotation is not None:
+            self._rotation.add()  # before the first step of what was added
         return step == 1 or step % self.every == 0
 
     def _seen(self, watcher: Watcher, numbers: list[Numbers] | None) -> None:
@@ -134,7 +151,7 @@ class Monitor:
             return
         step = watcher.count
         params = watcher.measured
-        spacing = self._rotation_every[step > LATER]
+        spacing = self._rotation_every[int(step > LATER)]
         if self._rotation is not None and (step == 1 or step % spacing == 0):
             numbers += self._rotation.read(params)
         if self._moments is not None:
@@ -206,7 +223,7 @@ class Monitor:
 
         A tensor among them waits for its device.
         """
-        self._output.log({name: _number(value) for name, value in values.items()}, self.step if step is None else step)
+        self._output.log({name: number(value) for name, value in values.items()}, self.step if step is None else step)
 
     def flush(self) -> None:
         """Write all records; waits for the device."""
@@ -214,7 +231,7 @@ class Monitor:
 
     def _flush(self, wait: bool) -> None:
         self._recorder.read(wait)
-        self._output.flush(None if self._rotation is None else self._rotation.state)
+        self._output.flush(None if self._rotation is None else self._rotation.state, wait)
         self._flushed = time.monotonic()
 
     def close(self) -> None:
@@ -223,6 +240,16 @@ class Monitor:
             watcher.detach()
         self.flush()
         self._output.close()
+        self._closed = True
+        _OPEN.discard(self)
+
+    def _flush_quietly(self) -> None:
+        with contextlib.suppress(Exception):  # the folder may be gone, and nobody is there to be told
+            self.flush()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self._flush_quietly()
 
     def __enter__(self) -> Self:
         return self
@@ -257,8 +284,8 @@ class Monitor:
             watcher.count = count
         self._recorder.drop()
         of_layer: dict[str, int] = {}
-        for number, count in enumerate(counts):
-            of_layer |= {name: max(count, of_layer.get(name, 0)) for name in self._layout.of_optimizer(number)}
+        for place, count in enumerate(counts):
+            of_layer |= {name: max(count, of_layer.get(name, 0)) for name in self._layout.of_optimizer(place)}
 
         def last(layers: Iterable[str]) -> int:
             return max((of_layer[name] for name in layers if name in of_layer), default=counts[0])
@@ -271,48 +298,9 @@ class Monitor:
         found = self._output.found()
         if found is None:
             return
-        self.history.take_over(found.history)
+        self.history.take_over(found.history, self._layout.optimizer_of, self._output.paces())
         self._output.go_on(found.scalars)
-        for watcher in self._watchers:
-            watcher.count = max(found.history.steps, default=0)
+        for place, watcher in enumerate(self._watchers):
+            watcher.count = self._output.last_step(place)
         if self._rotation is not None:
             self._rotation.load(self._output.initial())
-
-
-def _unwrapped(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
-    """The torch optimizers themselves."""
-    given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-    out: list[Optimizer] = []
-    for one in given:
-        inner: Any = one
-        while isinstance(getattr(inner, "optimizer", None), Optimizer) and not isinstance(inner, LRScheduler):
-            inner = inner.optimizer
-        if not isinstance(inner, Optimizer):
-            raise TypeError(f"Monitor needs torch optimizers, got {type(inner).__name__}")
-        if inner not in out:
-            out.append(inner)
-    if not out:
-        raise ValueError("Monitor needs an optimizer, got an empty sequence")
-    return out
-
-
-def _number(value: Any) -> float:
-    return float(value.detach() if isinstance(value, Tensor) else value)
-
-
-def _check_count(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-
-
-def _spacing(rotation_every: int | None, every: int) -> tuple[int, int]:
-    """Steps between readings of the rotation curve, early and later."""
-    if rotation_every is None:
-        early, later = (every * -(-least // every) for least in (LEAST_ROTATION_EVERY, LATER_ROTATION_EVERY))
-        return early, later
-    _check_count("rotation_every", rotation_every, 1)
-    if rotation_every % every:
-        raise ValueError(f"rotation_every must be a multiple of every={every}, got {rotation_every}")
-    return rotation_every, rotation_every

@@ -30,14 +30,14 @@ class OursWatcher(Watcher):
         self._known_options: dict[torch.device, tuple[Layers, Tensor]] = {}
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.optimizer._keeper.measure = True
+        self.optimizer._keeper.readers.add(id(self))
 
     def _stop(self) -> None:
-        self.optimizer._keeper.measure = False
+        self.optimizer._keeper.readers.discard(id(self))
 
     def _end(self) -> list[Numbers]:
         plan = self.optimizer._keeper.plan
-        if plan is None:  # no parameter had a gradient
+        if plan is None or torch.compiler.is_compiling():  # no parameter had a gradient; no plan is kept
             return []
         if self._known is None or self._known[0] is not plan:
             params = {id(cut): param for param, cut in self.optimizer._layers.items()}

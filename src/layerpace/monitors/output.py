@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from layerpace.monitors import sinks
 from layerpace.monitors.folder import MonitorFolder
-from layerpace.monitors.history import History
+from layerpace.monitors.history import History, Pace
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.monitors.recorder import Batch
@@ -44,11 +46,15 @@ class Output:
         self._layout, self._settings, self._max_records = layout, settings, max_records
         self._sinks = [sinks.get(sink) for sink in others]
         self._scalars: dict[str, Series] = {}
-        self._keys: dict[tuple[int, tuple[str, ...], int], tuple[list[str], Tensor]] = {}
+        self._paces: dict[str, Pace] = {}
+        self._keys: dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[list[str], Tensor]] = {}
         self._folder: MonitorFolder | None = None
         self._closed = False
+        self._said: set[str] = set()
+        if out == "auto" and resume:
+            raise ValueError('resume=True goes on in a folder: name it with out=, which is "auto" now')
         self._auto = out == "auto" and _writes()
-        self._kept_initial = False
+        self._kept_initial = 0  # tensors
         if out is not None and not self._auto and _writes():
             self._folder = self._open(Path(out), resume)
 
@@ -73,44 +79,75 @@ class Output:
         values = (batch.values if all_of_them else batch.values.index_select(2, places)).flatten(1)
         made = self._ready()
         if made is not None:
-            made.records.log_many(keys, batch.steps, batch.times, values)
+            with self._training_goes_on(f"{made.path} cannot be written now"):
+                made.records.log_many(keys, batch.steps, batch.times, values)
         if self._sinks:
             for step, moment, row in zip(batch.steps, batch.times, values.tolist(), strict=True):
                 self._send({key: x for key, x in zip(keys, row, strict=True) if not math.isnan(x)}, step, moment)
 
     def _keys_of(self, source: int, quantities: tuple[str, ...]) -> tuple[list[str], Tensor]:
         """The keys of an optimizer's records, quantity by quantity, and the places of its layers."""
-        key = source, quantities, len(self._layout.layers)
+        own = self._layout.of_optimizer(source)
+        key = source, quantities, tuple(own)
         if key not in self._keys:
-            own = set(self._layout.of_optimizer(source))
             names = [layer.name for layer in self._layout.layers]
             places = [place for place, name in enumerate(names) if name in own]
             self._keys[key] = [f"{q}/{names[p]}" for q in quantities for p in places], torch.tensor(places)
         return self._keys[key]
 
     def _send(self, values: Mapping[str, float], step: int, moment: float) -> None:
-        for sink in self._sinks:
-            sinks.log(sink, values, step, moment)
+        for sink in list(self._sinks):
+            failed = True
+            with self._training_goes_on(f"the sink {type(sink).__name__} is left out from now on"):
+                sinks.log(sink, values, step, moment)
+                failed = False
+            if failed:
+                self._sinks.remove(sink)
+
+    @contextmanager
+    def _training_goes_on(self, what: str) -> Iterator[None]:
+        """A full disk or a lost connection is no reason to stop the training: say so once."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._said:
+                self._said.add(what)
+                warnings.warn(f"layerpace.Monitor: {what}: {type(error).__name__}: {error}", stacklevel=2)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Take the user's scalars."""
         for name, value in values.items():
             if name.split("/")[0] in QUANTITIES:
                 raise ValueError(f"{name!r} is the name of a quantity of layers: call the scalar otherwise")
-            series = self._scalars.setdefault(name, Series([], []))
-            series.steps.append(step)
-            series.values.append(value)
+            pace = self._paces.setdefault(name, Pace())
+            if pace.keeps():
+                series = self._scalars.setdefault(name, Series([], []))
+                series.steps.append(step)
+                series.values.append(value)
+                if len(series.steps) > self._max_records:
+                    pace.slow_down()
+                    del series.steps[1::2], series.values[1::2]
         made = self._ready()
         if made is not None:
             made.records.log(values, step)
         self._send(values, step, time.time())
 
-    def flush(self, initial: Callable[[], Mapping[str, Tensor]] | None) -> None:
-        """Write what there is; the initial weights once."""
+    def flush(self, initial: Callable[[], Mapping[str, Tensor]] | None, raises: bool = True) -> None:
+        """Write what there is; the initial weights when there are more of them.
+
+        Raises:
+            OSError: it cannot be written; it is kept for the next time. Without ``raises`` that is a warning.
+        """
+        if not raises:
+            with self._training_goes_on("records cannot be written now"):
+                self.flush(initial)
+            return
+        self._layout.refresh()
         if self._folder is not None:
-            if initial is not None and not self._kept_initial:
-                self._folder.save_initial(initial())
-                self._kept_initial = True
+            weights = {} if initial is None else initial()
+            if len(weights) > self._kept_initial:
+                self._folder.save_initial(weights)
+                self._kept_initial = len(weights)
             self._folder.flush()
         for sink in self._sinks:
             sinks.flush(sink)
@@ -138,8 +175,23 @@ class Output:
     def initial(self) -> Mapping[str, Tensor]:
         """The initial weights that the folder keeps."""
         kept = None if self._folder is None else self._folder.initial()
-        self._kept_initial = kept is not None
+        self._kept_initial = len(kept or {})
         return kept or {}
+
+    def last_step(self, source: int) -> int:
+        """The step of an optimizer's last record in the folder, kept or not; 0: there is none."""
+        own = set(self._layout.of_optimizer(source))
+        sets = () if self._folder is None else self._folder.records.sets
+        return max((group.last for group in sets if own & {key.partition("/")[2] for key in group.keys}), default=0)
+
+    def paces(self) -> dict[tuple[int, tuple[str, ...]], Pace]:
+        """Which of the records in the folder were kept, by optimizer and quantities."""
+        found = {}
+        for group in () if self._folder is None else self._folder.records.sets:
+            names = tuple(dict.fromkeys(key.partition("/")[0] for key in group.keys))
+            source = self._layout.optimizer_of(key.partition("/")[2] for key in group.keys)
+            found[source, names] = Pace(group.seen, group.stride, group.kept)
+        return found
 
     def go_on(self, scalars: Mapping[str, Series]) -> None:
         """Take over the scalars of an earlier part of the training."""
@@ -147,6 +199,7 @@ class Output:
 
     def run(self, history: History) -> Run:
         """The run as it stands, in memory."""
+        self._layout.refresh()
         name = "run" if self.path is None else self.path.name
         layers = list(self._layout.layers)
         return Run(name, self._settings, layers, history, dict(self._scalars), self.path, self._closed)

@@ -57,14 +57,14 @@ class Reading:
             fields: float64 [..., rows] each.
         """
         found = from_sums(fields)
-        if "ok" in fields:  # else the layer was held back, for a gradient that is not finite
-            found = {name: torch.where(fields["ok"] == 0, torch.nan, value) for name, value in found.items()}
-            found["grad_norm"] = torch.where(fields["ok"] == 0, torch.inf, found["grad_norm"])
         if self.rule is not None and not isinstance(self.rule, Identity):
             apart = fields["excluded"] != 0
             found["trust_ratio"] = torch.where(apart, torch.nan, fields["ratio"])
             if _clips(self.rule):
                 found["trust_ratio_unclipped"] = torch.where(apart, torch.nan, self._unclipped(fields))
+        if "ok" in fields:  # else the layer was held back, for a gradient that is not finite
+            found = {name: torch.where(fields["ok"] == 0, torch.nan, value) for name, value in found.items()}
+            found["grad_norm"] = torch.where(fields["ok"] == 0, torch.inf, found["grad_norm"])
         found[RATE] = fields["lr"]
         return {name: torch.where(fields["skipped"] != 0, torch.nan, value) for name, value in found.items()}
 

@@ -69,13 +69,18 @@ class Recorder:
             late = (place for place, record in enumerate(self._pending) if not _arrived(record))
             ready = next(late, ready)
         waiting, self._pending = self._pending[:ready], self._pending[ready:]
-        start = 0
-        while start < len(waiting):
-            end = start + 1
-            while end < len(waiting) and _alike(waiting[start], waiting[end]):
-                end += 1
-            self._read(waiting[start:end])
-            start = end
+        sources = dict.fromkeys(record.source for record in waiting)
+        for source in sources:
+            own = [record for record in waiting if record.source == source]
+            start = 0
+            while start < len(own):
+                end = start + 1
+                while end < len(own) and _alike(own[start], own[end]):
+                    end += 1
+                self._read(own[start:end])
+                start = end
+        if len(sources) > 1:
+            self._history.sort()
 
     def drop(self) -> None:
         """Forget what waits, and the latest values."""
@@ -147,4 +152,4 @@ def _alike(a: Pending, b: Pending) -> bool:
     def kinds(record: Pending) -> list[Any]:
         return [(numbers.layers, numbers.fields, numbers.read) for numbers in record.numbers]
 
-    return a.source == b.source and kinds(a) == kinds(b)
+    return kinds(a) == kinds(b)

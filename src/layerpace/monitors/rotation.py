@@ -32,7 +32,11 @@ class Rotation:
         self._layout = layout
         self._dtype = dtype
         self._initial: dict[str, Tensor] = {}
-        for optimizer in layout.optimizers:
+        self.add()
+
+    def add(self) -> None:
+        """Copy the weights of parameters that have none yet."""
+        for optimizer in self._layout.optimizers:
             for param in cuts_of(optimizer):
                 self._add(param)
 

@@ -75,12 +75,12 @@ class PlanKeeper:
 
     Attributes:
         plan: of the last step; None: there has been none, or it has been dropped.
-        measure: have the steps to come leave in the plan what monitors read.
+        readers: of what the next steps are to leave in the plan for monitors; nobody: they leave nothing.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self.measure = False
+        self.readers: set[int] = set()
         self.drop()
 
     def drop(self) -> None:
@@ -103,11 +103,11 @@ class PlanKeeper:
             finished = False
             try:
                 plan = self.plan if self._holds(optimizer, scaling) else None
-                if plan is None or not layerwise_step(plan, scaling, self.measure):
+                if plan is None or not layerwise_step(plan, scaling, bool(self.readers)):
                     self.drop()
                     self.plan = self._build(optimizer, scaling)
                     if self.plan is not None:
-                        layerwise_step(self.plan, scaling, self.measure)
+                        layerwise_step(self.plan, scaling, bool(self.readers))
                 finished = True
             finally:
                 if not finished:

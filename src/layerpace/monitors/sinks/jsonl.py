@@ -146,6 +146,11 @@ class JSONL:
         if len(self._gathered) >= GATHERED or self._bytes >= GATHERED_BYTES:
             self.flush()
 
+    @property
+    def sets(self) -> list[_Set]:
+        """What is known of the records of each set of keys."""
+        return list(self._sets.values())
+
     def flush(self) -> None:
         """Write what was gathered.
 
