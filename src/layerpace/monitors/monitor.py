@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from layerpace.monitors.diagnose import Finding
 
 LATER = 1000  # from this step on the rotation curve is read less often
-NUMBERS = 1 << 26  # that are kept at most, about 4 bytes each in memory and 10 on disk
+NUMBERS = 1 << 25  # of a kind that are kept at most, about 4 bytes each in memory and 10 on disk
 FLUSH_SECONDS = 5.0  # records wait so long at most before they are written
 
 
@@ -80,8 +80,8 @@ class Monitor:
         initial: what the initial weights are kept in, on the CPU: "fp32", "bf16" (half the memory, exact to 1e-6), or
             None: no rotation curve.
         second_moment: record percentiles of the second moment.
-        max_records: that are kept in memory and on disk, >= 2. When there are more, every second one goes, and from
-            then on only every second one is kept, and so on. A model of thousands of layers keeps fewer.
+        max_records: of each kind (an optimizer, the same quantities) that are kept in memory and on disk, >= 2. When
+            there are more, every second one goes, and from then on only every second one is kept, and so on. A model of thousands of layers keeps fewer.
         resume: go on in a folder that holds records already.
         settings: JSON-like; added to those that the folder keeps.
 
