@@ -81,7 +81,8 @@ class Monitor:
             None: no rotation curve.
         second_moment: record percentiles of the second moment.
         max_records: of each kind (an optimizer, the same quantities) that are kept in memory and on disk, >= 2. When
-            there are more, every second one goes, and from then on only every second one is kept, and so on. A model of thousands of layers keeps fewer.
+            there are more, every second one goes, and from then on only every second one is kept, and so on. A model of
+            thousands of layers keeps fewer.
         resume: go on in a folder that holds records already.
         settings: JSON-like; added to those that the folder keeps.
 
