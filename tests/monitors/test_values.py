@@ -151,10 +151,12 @@ def test_trust_ratios_before_and_after_clipping() -> None:
     assert torch.equal(ratio[:, places], before[:, places].clamp(max=1.2))
     assert (before[:, places] > 1.2).any() and (before[:, places] < 1.2).any()
     assert ratio[:, list(SHAPES).index("bias")].isnan().all()  # no rule is applied to it
+    share = {name: (before[:, k] > 1.2).float().mean().item() for k, name in enumerate(SHAPES) if name != "bias"}
+    assert monitor.history.clipped() == pytest.approx(share)
     free = Net()
     unclipped = check(free, lp.LAMB(free.named_parameters(), lr=0.01, weight_decay=0.01, exclude=["bias"]))
     torch.testing.assert_close(unclipped.history["trust_ratio"][0, places], before[0, places])
-    assert "trust_ratio_unclipped" not in unclipped.history
+    assert "trust_ratio_unclipped" not in unclipped.history and not unclipped.history.clipped()
 
 
 def test_layca_turns_by_what_it_says() -> None:

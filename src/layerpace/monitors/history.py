@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -218,6 +219,20 @@ class History:
         if layer not in self._places:
             check_choice("layer", layer, self.layers)
         return self._places[layer]
+
+    def clipped(self) -> dict[str, float]:
+        """How often each layer's trust ratio was clipped: a share of its records, in [0, 1].
+
+        Layers without such records are left out: no rule applies to them, or it does not clip.
+        """
+        if "trust_ratio_unclipped" not in self:
+            return {}
+        after, before = self["trust_ratio"], self["trust_ratio_unclipped"]
+        told = ~(after.isnan() | before.isnan())
+        shares = ((after != before) & told).sum(0) / told.sum(0)
+        return {
+            layer: share for layer, share in zip(self.layers, shares.tolist(), strict=True) if not math.isnan(share)
+        }
 
     def rotation_rate(self, first: int | None = None, last: int | None = None) -> dict[str, float]:
         """How fast each layer leaves its initial weights between two records: change of cosine distance a step.
