@@ -289,3 +289,34 @@ def test_closing_lets_go() -> None:
     del monitor
     gc.collect()
     assert gone() is None
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    """As when a cell of a notebook is run again: what the first monitor still had does not come back later."""
+    model = network()
+    first = lp.Monitor(model, adam(model), every=1, out=tmp_path / "run")
+    train(model, first._watchers[0].optimizer, 3)
+    first.flush()
+    train(model, first._watchers[0].optimizer, 2, first=3)
+    optimizer = adam(model)
+    second = lp.Monitor(model, optimizer, every=1, out=tmp_path / "run", resume=True)
+    train(model, optimizer, 2, first=3)
+    second.close()
+    del first
+    gc.collect()
+    assert folder.load(tmp_path / "run")[0].history.steps == [1, 2, 3, 4, 5]
+
+
+def test_a_monitor_that_is_abandoned_writes_nothing_more(tmp_path: Path) -> None:
+    model = network()
+    optimizer = adam(model)
+    monitor = lp.Monitor(model, optimizer, every=1, out=tmp_path / "run")
+    train(model, optimizer, 2)
+    monitor.flush()
+    train(model, optimizer, 2, first=2)
+    monitor.abandon()
+    train(model, optimizer, 2, first=4)
+    del monitor
+    gc.collect()
+    [run] = folder.load(tmp_path / "run")
+    assert run.history.steps == [1, 2] and not run.finished

@@ -99,27 +99,31 @@ class Run:
         self.monitor = watch(
             self.model, self.optimizer, self.settings.record_every, self.folder, resume=state is not None
         )
-        if state is not None:
-            self.load(state)
-            on_point(self.done, self.score)
-        else:
-            self.point(on_point)
-        diverged: int | None = None
-        self.model.train()
-        with signals.polling():
-            while self.done < self.settings.steps:
-                diverged = self.step()
-                due = self.done % self.settings.eval_every == 0 or self.done == self.settings.steps
-                if diverged is None and due:
-                    diverged = self.point(on_point)
-                if diverged is not None:  # no checkpoint of it: a run that goes on from one finds it again
-                    break
-                if due and time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
-                    self.save()
-                if signals.received is not None:
-                    self.save()
-                    raise Stopped(signals.received)
-        return self.finish(diverged)
+        try:
+            if state is not None:
+                self.load(state)
+                on_point(self.done, self.score)
+            else:
+                self.point(on_point)
+            diverged: int | None = None
+            self.model.train()
+            with signals.polling():
+                while self.done < self.settings.steps:
+                    diverged = self.step()
+                    due = self.done % self.settings.eval_every == 0 or self.done == self.settings.steps
+                    if diverged is None and due:
+                        diverged = self.point(on_point)
+                    if diverged is not None:  # no checkpoint of it: a run that goes on from one finds it again
+                        break
+                    if due and time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
+                        self.save()
+                    if signals.received is not None:
+                        self.save()
+                        raise Stopped(signals.received)
+            return self.finish(diverged)
+        except BaseException:
+            self.monitor.abandon()  # what goes on, goes on from the checkpoint
+            raise
 
     def step(self) -> int | None:
         """One step; the step at which the optimizer itself refused a gradient that is not finite."""

@@ -132,6 +132,9 @@ class Monitor:
         self._watchers = [self._watcher(optimizer) for optimizer in optimizers]
         if resume:
             self._resume()
+        for other in list(_OPEN):
+            if self.path is not None and other.path is not None and other.path.resolve() == self.path.resolve():
+                other.abandon()  # a folder has one writer: the last that was told to go on in it
         self._closed = False
         _OPEN.add(self)
 
@@ -244,7 +247,16 @@ class Monitor:
         self._closed = True
         _OPEN.discard(self)
 
+    def abandon(self) -> None:
+        """Stop watching, and write nothing more: the folder stays as it is, as after a kill."""
+        for watcher in self._watchers:
+            watcher.detach()
+        self._closed = True
+        _OPEN.discard(self)
+
     def _flush_quietly(self) -> None:
+        if not self._recorder.recorded:  # nothing is lost, and somebody else may have the folder by now
+            return
         with contextlib.suppress(Exception):  # the folder may be gone, and nobody is there to be told
             self.flush()
 

@@ -55,10 +55,12 @@ class Recorder:
         self._places: dict[tuple[str, ...], Tensor] = {}
         self._latest: dict[int, dict[str, Tensor]] = {}
         self.skipped = 0
+        self.recorded = False  # anything
 
     def add(self, record: Pending) -> None:
         """Take a record; reads those that have arrived when there are many."""
         self._pending.append(record)
+        self.recorded = True
         if len(self._pending) >= PENDING:
             self.read(wait=len(self._pending) >= MOST_PENDING)
 
