@@ -20,6 +20,7 @@ HEAVY = (
     "layerpace.recipes",
     "lightning",
     "matplotlib",
+    "mlflow",
     "nanobind",
     "pandas",
     "pooch",
@@ -29,7 +30,9 @@ HEAVY = (
     "tensorboard",
     "torchvision",
     "transformers",
+    "trackio",
     "triton",
+    "wandb",
 )
 
 
