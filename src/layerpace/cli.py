@@ -1,7 +1,7 @@
 """The command `layerpace`. Thin: it reads the command line, says errors in one line, and sets exit statuses.
 
 0 done; 1 something is missing (data, a package); 2 the request is wrong; 130 and 143 stopped by Ctrl-C
-and SIGTERM, with the command that goes on. Everything it does is in `layerpace.lab`.
+and SIGTERM, with the command that goes on. What it does is in `layerpace.lab` and `layerpace.monitors`.
 """
 
 import importlib.util
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 NEEDED = ("cyclopts", "rich", "numpy", "matplotlib")
+FOR_RUNS = ("cyclopts", "rich")  # of the commands that show runs
 EXIT_USAGE = 2
 
 EXAMPLES = """
@@ -294,9 +295,11 @@ def dispatch(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    shows = sys.argv[1:2] in (["report"], ["watch"])
+    missing = [name for name in (FOR_RUNS if shows else NEEDED) if importlib.util.find_spec(name) is None]
     if missing:
-        complain(f"the layerpace command needs {', '.join(missing)}: pip install 'layerpace[lab]'", 1)
+        extra = "report" if shows else "lab"
+        complain(f"the layerpace command needs {', '.join(missing)}: pip install 'layerpace[{extra}]'", 1)
     try:
         dispatch(sys.argv[1:])
     except KeyboardInterrupt:
