@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from layerpace.columns import MEASURED
-from layerpace.monitors.layout import Layout, cuts_of
+from layerpace.monitors.layout import Layout, by_device, cuts_of, pieces
 from layerpace.monitors.measure import copy, moves, squares
 from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Numbers, Seen, Watcher
-from layerpace.optim.support import real
 from layerpace.wrap import Wrapped
 
 
@@ -69,28 +68,18 @@ class ForeignWatcher(Watcher):
                     self._old[param] = kept
         copy(list(self._old), list(self._old.values()))
         # Now, since fused optimizers write the gradient without its scale over it.
-        self._squares = {device: squares(self._pieces(params, _gradient)) for device, params in self._by_device()}
+        self._squares = {device: squares(self._pieces(params, _gradient)) for device, params in by_device(self._old)}
 
     def _end(self) -> list[Numbers]:
         self.measured = list(self._old)
         groups = self.optimizer.param_groups
         rates = {param: self._rate(group) for group in groups for param in group["params"]}
-        return [self._numbers(params, rates, device) for device, params in self._by_device()]
-
-    def _by_device(self) -> list[tuple[torch.device, list[Tensor]]]:
-        found: dict[torch.device, list[Tensor]] = {}
-        for param in self._old:
-            found.setdefault(param.device, []).append(param)
-        return list(found.items())
+        return [self._numbers(params, rates, device) for device, params in by_device(self._old)]
 
     def _pieces(self, params: Sequence[Tensor], part: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """A part of each parameter, such as its gradient, cut into layers."""
         cuts = cuts_of(self.optimizer)
-        out: list[Tensor] = []
-        for param in params:
-            sizes, x = cuts[param].sizes, real(part(param))
-            out += [x] if sizes is None else list(torch.split(x, list(sizes)))
-        return out
+        return [piece for param in params for piece in pieces(part(param), cuts[param])]
 
     def _numbers(self, params: list[Tensor], rates: Mapping[Tensor, float | Tensor], device: torch.device) -> Numbers:
         cuts = cuts_of(self.optimizer)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from layerpace.layers import ParameterLayers
 from layerpace.monitors.run import LayerInfo
 from layerpace.optim.base import Layerwise
+from layerpace.optim.support import real
 from layerpace.wrap import Wrapped
 
 # What wrappers of modules put before the names of parameters.
@@ -37,12 +39,16 @@ class Layout:
 
     def refresh(self) -> None:
         """Take in parameters that have been added, and which layers are trained by now."""
-        cuts = {param: cut for optimizer in self.optimizers for param, cut in cuts_of(optimizer).items()}
+        cuts = self.cuts()
         for name, param in self._parameters():
             if param not in self._names:
                 self._add(name, param, cuts.get(param))
         trained = {name: p in cuts and p.requires_grad for p, names in self._names.items() for name in names}
         self.layers[:] = [replace(layer, trained=trained[layer.name]) for layer in self.layers]
+
+    def cuts(self) -> dict[Tensor, ParameterLayers]:
+        """How each parameter of the optimizers is cut into layers."""
+        return {param: cut for optimizer in self.optimizers for param, cut in cuts_of(optimizer).items()}
 
     def grown(self) -> bool:
         """Whether the optimizers have got parameters since this was asked last."""
@@ -66,7 +72,6 @@ class Layout:
                 f"{name} is a DTensor: sharded layers cannot be watched yet, and one shard's norm would be wrong"
             )
         sizes = None if cut is None else cut.sizes
-        trained = cut is not None and param.requires_grad
         excluded = cut is not None and cut.excluded
         if name in self._parameter_names.values():  # of two optimizers' parameters outside of the model
             name = f"{name} ({len(self._names)})"
@@ -74,7 +79,7 @@ class Layout:
         names = [name] if sizes is None else [f"{name}[{k}]" for k in range(len(sizes))]
         shapes = [param.shape] if sizes is None else [(size, *param.shape[1:]) for size in sizes]
         self._names[param] = tuple(names)
-        self.layers += [LayerInfo(n, tuple(s), excluded, trained) for n, s in zip(names, shapes, strict=True)]
+        self.layers += [LayerInfo(n, tuple(s), excluded) for n, s in zip(names, shapes, strict=True)]
 
     def names(self, param: Tensor) -> tuple[str, ...]:
         """The layers of a parameter."""
@@ -104,6 +109,20 @@ def cuts_of(optimizer: Optimizer) -> dict[Tensor, ParameterLayers]:
     known = optimizer.layers if isinstance(optimizer, (Layerwise, Wrapped)) else {}
     whole = ParameterLayers("")
     return {param: known.get(param, whole) for group in optimizer.param_groups for param in group["params"]}
+
+
+def pieces(x: Tensor, cut: ParameterLayers) -> list[Tensor]:
+    """A tensor of a parameter's shape (of a complex one its real view), cut into layers."""
+    x = real(x)
+    return [x] if cut.sizes is None else list(torch.split(x, list(cut.sizes)))
+
+
+def by_device(params: Iterable[Tensor]) -> list[tuple[torch.device, list[Tensor]]]:
+    """Parameters of each device, in their order."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for param in params:
+        found.setdefault(param.device, []).append(param)
+    return list(found.items())
 
 
 def plain_name(name: str) -> str:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from layerpace.monitors.layout import Layout, cuts_of
+from layerpace.monitors.layout import Layout, cuts_of, pieces
 from layerpace.monitors.quantities import PERCENTILES, SECOND_MOMENT
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
-from layerpace.optim.support import real
 
 # What optimizers call the average or the sum of the squared gradient; the first that is there counts.
 STATES = ("exp_avg_sq", "square_avg", "sum")
@@ -35,11 +34,9 @@ class SecondMoments:
             moment = next((state[name] for name in STATES if isinstance(state.get(name), Tensor)), None)
             if moment is None or moment.shape[: param.ndim] != param.shape or not moment.numel():
                 continue
-            moment = real(moment)
-            sizes = cuts[param].sizes
             names, rows = by_device.setdefault(moment.device, ([], []))
             names += self._layout.names(param)
-            rows += [_percentiles(part) for part in ([moment] if sizes is None else torch.split(moment, list(sizes)))]
+            rows += [_percentiles(part) for part in pieces(moment, cuts[param])]
         return [
             Numbers(tuple(names), SECOND_MOMENT, Transfer(torch.stack(rows)), _read)
             for names, rows in by_device.values()

@@ -90,8 +90,8 @@ class Output:
         own = self._layout.of_optimizer(source)
         key = source, quantities, tuple(own)
         if key not in self._keys:
-            names = [layer.name for layer in self._layout.layers]
-            places = [place for place, name in enumerate(names) if name in own]
+            names, wanted = [layer.name for layer in self._layout.layers], set(own)
+            places = [place for place, name in enumerate(names) if name in wanted]
             self._keys[key] = [f"{q}/{names[p]}" for q in quantities for p in places], torch.tensor(places)
         return self._keys[key]
 

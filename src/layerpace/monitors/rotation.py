@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from layerpace.columns import MEASURED
-from layerpace.monitors.layout import Layout, cuts_of
+from layerpace.monitors.layout import Layout, by_device, pieces
 from layerpace.monitors.measure import moves
 from layerpace.monitors.quantities import cosine_distance
 from layerpace.monitors.transfer import Transfer
@@ -36,9 +36,8 @@ class Rotation:
 
     def add(self) -> None:
         """Copy the weights of parameters that have none yet."""
-        for optimizer in self._layout.optimizers:
-            for param in cuts_of(optimizer):
-                self._add(param)
+        for param in self._layout.cuts():
+            self._add(param)
 
     def _add(self, param: Tensor) -> Tensor:
         name = self._layout.parameter_name(param)
@@ -69,19 +68,11 @@ class Rotation:
     @torch.no_grad()
     def read(self, params: Sequence[Tensor]) -> list[Numbers]:
         """The cosine distance of these parameters' layers now."""
-        by_device: dict[torch.device, list[Tensor]] = {}
-        for param in params:
-            by_device.setdefault(param.device, []).append(param)
-        cuts = {param: cut for optimizer in self._layout.optimizers for param, cut in cuts_of(optimizer).items()}
+        cuts = self._layout.cuts()
         out = []
-        for members in by_device.values():
-            old: list[Tensor] = []
-            new: list[Tensor] = []
-            for param in members:
-                sizes = cuts[param].sizes
-                pair = self._add(param), real(param).detach()
-                old += [pair[0]] if sizes is None else torch.split(pair[0], list(sizes))
-                new += [pair[1]] if sizes is None else torch.split(pair[1], list(sizes))
+        for _, members in by_device(params):
+            old = [piece for param in members for piece in pieces(self._add(param), cuts[param])]
+            new = [piece for param in members for piece in pieces(param.detach(), cuts[param])]
             names = tuple(name for param in members for name in self._layout.names(param))
             out.append(Numbers(names, FIELDS, Transfer(moves(old, new)), _read))
         return out
