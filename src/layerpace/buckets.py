@@ -148,6 +148,8 @@ def cut(entries: Sequence[Entry], kinds: Kinds, settings: Settings, gated: bool)
             state["velocity"] = torch.zeros_like(param, dtype=moment_dtype(dtype, settings.state_dtype))
         if masters[dtype] and "master" not in state:
             state["master"] = param.to(compute_dtype(dtype))
+        if layers.count == 0:  # other processes hold all segments
+            continue
         step = state["step"]
         t = None
         if gated:

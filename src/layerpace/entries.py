@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from layerpace.backends import Velocity
 from layerpace.directions import Direction
 from layerpace.layers import ParameterLayers
 from layerpace.rules import Rule
+from layerpace.sharding import Held
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class Entry:
 
     ``param`` and ``grad`` are real tensors; ``group`` is the place of its options. ``owner`` is the parameter whose
     gradient later steps read; None: there are none, and ``grad`` is scratch memory of this one.
+
+    Of a DTensor they are what this process holds, ``state`` and ``layers`` too: ``held`` says which part that is, and
+    ``saved`` is the optimizer's state of all of it.
     """
 
     param: Tensor
@@ -65,3 +70,17 @@ class Entry:
     layers: ParameterLayers
     group: int
     owner: Tensor | None
+    held: Held | None = None
+    saved: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> ParameterLayers:
+        """How the parameter is cut into layers, those included that other processes hold."""
+        return self.layers if self.held is None else self.held.whole
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of entries of each of those layers; a complex number has two."""
+        if self.held is None:
+            return self.whole.entries(self.param.shape)
+        return self.whole.entries((*self.held.param.shape, *self.param.shape[self.held.param.ndim :]))

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from layerpace.backends import Backend, FusedBackend
-from layerpace.broadcast import slices
 from layerpace.buckets import Kinds, cut
-from layerpace.columns import Table
+from layerpace.columns import MEASURED, Table
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
+from layerpace.rows import Rows
 from layerpace.rules import Coefficients, Layers, Rule
+from layerpace.sharding import take_gradients
 
 
 class Plan:
@@ -79,8 +81,8 @@ class Part:
     """The parameters of a plan on one device.
 
     Attributes:
-        works: the buckets; the rows of the table follow them.
-        counts: layers of each bucket.
+        works: the buckets.
+        rows: of the table.
         gated: whether the device decides which layers step.
         fused: of each bucket, whether its backend has the rule built in.
         columns, constants: of the table: what the rule reads.
@@ -107,40 +109,24 @@ class Part:
         self.columns = settings.rule.columns()
         self.constants = settings.rule.constants(settings.min_rms)
 
-        n: list[float] = []
-        kinds_L: list[int] = []
         self._complex = [any(entry.owner is not entry.param for entry in bucket.entries) for bucket in buckets]
         self._first_kinds = [bucket.kinds[0] for bucket in buckets]
-        self.counts: list[int] = []
-        for bucket in buckets:
-            before = len(n)
-            for entry, kind in zip(bucket.entries, bucket.kinds, strict=True):
-                if entry.layers.sizes is None:
-                    n.append(float(entry.param.numel()))
-                    kinds_L.append(kind)
-                else:
-                    n += map(float, entry.layers.entries(entry.param.shape))
-                    kinds_L += [kind] * entry.layers.count
-            self.counts.append(len(n) - before)
-        self.rows = len(n)
-        self.n = _vector(n, torch.float64, device)
-        self._kinds_L = _vector(kinds_L, torch.int64, device) if len(self.kinds.keys) > 1 else None
+        self._held = [(entry.held, entry.saved, dict(entry.saved)) for entry in entries if entry.held is not None]
+        self.rows = Rows(entries, self.kinds, buckets, device)
+        if self.rows.sharing is not None:
+            self.fused = [False] * len(self.works)
+        self.n = _vector(self.rows.n, torch.float64, device)
+        self._kinds_L = _vector(self.rows.kinds, torch.int64, device) if len(self.kinds.keys) > 1 else None
         out = [float(left_out) for _, left_out in self.kinds.keys]
         self.excluded_L = self._per_kind(out) > 0 if any(out) else None
-        self._slices = slices(self.counts)
-        self.excluded = self.pieces(self.excluded_L)
+        self.excluded = self.rows.pieces(self.excluded_L)
 
         self.scale: Tensor | None = None
         self.ok_L: Tensor | None = None
         self.results: list[tuple[Tensor, Coefficients]] = []
         self._layers: tuple[Layers, list[Layers]] | None = None
         self._layers_of: object = None
-
-    def pieces(self, x_L: Tensor | None) -> list[Tensor | None]:
-        """A vector over the rows, cut into those of each bucket."""
-        if x_L is None or len(self.works) == 1:
-            return [x_L] * len(self.works)
-        return [x_L[rows] for rows in self._slices]
+        self._measured: Tensor | None = None
 
     def _is_gated(self, scaling: Scaling) -> bool:
         return self.settings.nonfinite == "skip" or scaling.found_inf is not None or self.may_be_phantom
@@ -162,8 +148,16 @@ class Part:
 
     def holds(self, scaling: Scaling) -> bool:
         """See `Plan.holds`."""
+        take_gradients(held for held, _, _ in self._held)
         if self._is_gated(scaling) != self.gated:
             return False
+        for held, saved, known in self._held:
+            if (
+                not held.same(held.param)
+                or saved.keys() != known.keys()
+                or any(saved[k] is not known[k] for k in known)
+            ):
+                return False
         for work, pairs in zip(self.works, self._complex, strict=True):
             if work.watch is None or not work.watch.check(torch.get_num_threads()):
                 return False
@@ -180,6 +174,8 @@ class Part:
             work.grad_scale = work.ok_L = work.lr_L = None
             if work.watch is not None:
                 work.watch.release()
+        for held, _, _ in self._held:
+            held.release()
 
     def layers(self) -> tuple[Layers, list[Layers]]:
         """What the rule knows of all layers, and of those of each bucket; made anew when a number has changed."""
@@ -199,24 +195,20 @@ class Part:
         return self._layers
 
     def _cut(self, whole: Layers) -> list[Layers]:
-        if len(self.works) == 1:
+        if len(self.works) == 1 and self.rows.sharing is None:
             return [whole]
+        vectors = (whole.n, whole.lr, whole.weight_decay, whole.undecayed)
+        cut = [self.rows.pieces(x_L) for x_L in vectors]
         return [
-            replace(
-                whole,
-                n=whole.n[rows],
-                lr=whole.lr[rows],
-                weight_decay=whole.weight_decay[rows],
-                undecayed=whole.undecayed[rows],
-            )
-            for rows in self._slices
+            replace(whole, n=n, lr=lr, weight_decay=weight_decay, undecayed=undecayed)
+            for n, lr, weight_decay, undecayed in zip(*cut, strict=True)
         ]
 
-    def at_rates(self, factors: Sequence[Tensor | float]) -> tuple[Layers, list[Layers]]:
-        """`layers` with lr multiplied by a factor a bucket, a number or float64 [rows of the bucket]."""
-        whole, pieces = self.layers()
-        scaled = [replace(piece, lr=piece.lr * factor) for piece, factor in zip(pieces, factors, strict=True)]
-        return replace(whole, lr=torch.cat([piece.lr for piece in scaled])), scaled
+    def at_rates(self, factor_L: Tensor) -> tuple[Layers, list[Layers]]:
+        """`layers` with lr multiplied by a factor a layer, float64 [rows]."""
+        whole, _ = self.layers()
+        scaled = replace(whole, lr=whole.lr * factor_L)
+        return scaled, self._cut(scaled)
 
     def _per_kind(self, values: Sequence[float | Tensor]) -> Tensor:
         """One number a kind -> one a layer: float64 [rows], without waiting for the device."""
@@ -225,25 +217,36 @@ class Part:
             once = [torch.as_tensor(v, dtype=torch.float64, device=self.device).reshape(1) for v in values]
             by_kind = torch.cat(once)
         elif len(set(numbers)) == 1:
-            return torch.full((self.rows,), numbers[0], dtype=torch.float64, device=self.device)
+            return torch.full((len(self.rows),), numbers[0], dtype=torch.float64, device=self.device)
         else:
             by_kind = _vector(numbers, torch.float64, self.device)
-        return by_kind.expand(self.rows) if self._kinds_L is None else by_kind.index_select(0, self._kinds_L)
+        return by_kind.expand(len(self.rows)) if self._kinds_L is None else by_kind.index_select(0, self._kinds_L)
 
     @property
     def table(self) -> Table:
         """The sums of the last step."""
         return Table(torch.cat([rows for rows, _ in self.results]), self.columns)
 
+    def measure(self) -> None:
+        """Take what the buckets have measured in this step, added up over processes, for ``measured``."""
+        parts = [work.measured for work in self.works if work.measured is not None]
+        empty = torch.zeros(0, len(MEASURED), dtype=torch.float64, device=self.device)
+        self._measured = self.rows.add(torch.cat([empty, *parts]))
+
     @property
     def measured(self) -> Tensor:
-        """What monitors read of the last step, float64 [rows, `columns.MEASURED`]; none if they did not ask."""
-        return torch.cat([work.measured for work in self.works if work.measured is not None])
+        """What monitors read of the last step, float64 [rows, `columns.MEASURED`]; an error if they did not ask."""
+        assert self._measured is not None, "no monitor asked for the sums of the last step"
+        return self._measured
 
     @property
     def coefficients(self) -> Coefficients:
         """The rule's coefficients in the last step."""
         return _joined([coefficients for _, coefficients in self.results], self.device)
+
+
+def _same(state: dict[str, Any], known: dict[str, Any]) -> bool:
+    return state.keys() == known.keys() and all(state[name] is value for name, value in known.items())
 
 
 def _fuses(backend: Backend | FusedBackend, rule: Rule) -> bool:

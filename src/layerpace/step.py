@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from layerpace.backends import FusedBackend, Work
-from layerpace.broadcast import by_layer, slices, spread
+from layerpace.broadcast import by_layer, spread
 from layerpace.columns import Table
+from layerpace.directions import Direction
 from layerpace.entries import Scaling
 from layerpace.plan import Part, Plan
 from layerpace.precision import compute_dtype
+from layerpace.rows import Absent
 from layerpace.rules import Coefficients, Layers, Rule
-from layerpace.tensors import Tensors
+from layerpace.tensors import Scalar, Tensors, keep_where
 
 
 def layerwise_step(plan: Plan, scaling: Scaling, measure: bool = False) -> bool:
@@ -54,6 +56,8 @@ def layerwise_step(plan: Plan, scaling: Scaling, measure: bool = False) -> bool:
             for work in part.works:
                 work.measure, work.measured = measure, None
             _step(part, settings.rule, scaling)
+            if measure:
+                part.measure()
     finally:
         plan.release()
     return True
@@ -63,25 +67,54 @@ def _step(part: Part, rule: Rule, scaling: Scaling) -> None:
     """The step on one device; steps are counted already, unless the device decides which."""
     ok_L = part.ok_L = _ok(part, scaling)
     if ok_L is not None:
-        for work, ok in zip(part.works, torch.split(ok_L, part.counts), strict=True):
+        for work, ok in zip(part.works, part.rows.pieces(ok_L), strict=True):
+            assert ok is not None
             work.ok_L = ok
             _count_those_that_step(work, ok)
+    for absent in part.rows.absent:
+        _advance_absent(absent, part, ok_L)
     rates = [work.direction.rate(work.t) for work in part.works]
+    rates += [_direction(absent, part).rate(absent.t) for absent in part.rows.absent]
     if all(rate is None for rate in rates):
         layers, pieces = part.layers()
     else:
-        factors = [
-            by_layer(rate, work.layers, part.device) if isinstance(rate, Tensors) else 1.0 if rate is None else rate
-            for rate, work in zip(rates, part.works, strict=True)
-        ]
-        layers, pieces = part.at_rates(factors)
+        layers, pieces = part.at_rates(_per_layer(part, [1.0 if rate is None else rate for rate in rates]))
     if any(part.fused):
         part.results = [
             (_fused if fused else _alone)(part, work, rule, piece, excluded)
             for work, piece, excluded, fused in zip(part.works, pieces, part.excluded, part.fused, strict=True)
         ]
     else:
-        part.results = [_in_phases(part, part.works, rule, layers, part.excluded_L)]
+        part.results = [_in_phases(part, rule, layers, pieces)]
+
+
+def _direction(absent: Absent, part: Part) -> Direction:
+    return part.kinds.signatures[absent.kind].direction
+
+
+def _advance_absent(absent: Absent, part: Part, ok_L: Tensor | None) -> None:
+    """Move on what is one number a layer, of layers that other processes move."""
+    steps = Tensors([absent.state["step"]])
+    ok = None
+    if ok_L is None:
+        steps.add_(1.0)
+    else:
+        ok = spread(ok_L.index_select(0, absent.rows), [absent.layers], steps)
+        steps.add_(ok)
+    absent.t = _per_parameter(steps)
+    direction = _direction(absent, part)
+    state = {name: Tensors([absent.state[name]]) for name in direction.layer_state}
+    before = {name: x.clone() for name, x in state.items()} if ok is not None else {}
+    direction.advance_layers(state, absent.t)
+    for name, old in before.items():
+        if ok is not None:
+            keep_where(ok, state[name], old)
+
+
+def _per_layer(part: Part, values: Sequence[Scalar]) -> Tensor:
+    """A number of each bucket, then of what is absent, which may differ by row -> float64 [rows]."""
+    here = [by_layer(value, work.layers, part.device) for value, work in zip(values, part.works, strict=False)]
+    return part.rows.collect(here, values[len(part.works) :], part.device)
 
 
 def _fused(
@@ -98,26 +131,41 @@ def _fused(
 def _alone(
     part: Part, work: Work, rule: Rule, layers: Layers, excluded_L: Tensor | None
 ) -> tuple[Tensor, Coefficients]:
-    return _in_phases(part, [work], rule, layers, excluded_L)
+    """One bucket, where nothing is sharded."""
+    rows = work.backend.accumulate(work, part.columns, part.constants)
+    table = Table(rows, part.columns)
+    first = None if _begun([work.t]) else by_layer(work.t, work.layers, work.device) == 1
+    memory = _memory(rule, table, layers, work.state, first, work.ok_L)
+    coefficients = _coefficients(rule, table, layers, memory, excluded_L)
+    _apply(work, layers, coefficients.c, coefficients.b, coefficients.ratio)
+    return rows, coefficients
 
 
-def _in_phases(
-    part: Part, works: list[Work], rule: Rule, layers: Layers, excluded_L: Tensor | None
-) -> tuple[Tensor, Coefficients]:
-    """All directions, the rule over all layers at once, all updates."""
-    rows_of = [work.backend.accumulate(work, part.columns, part.constants) for work in works]
-    table = Table(torch.cat(rows_of), part.columns)
-    coefficients = _coefficients(rule, table, layers, works, excluded_L)
-    for work, rows in zip(works, slices(part.counts) if len(works) > 1 else [slice(None)], strict=True):
-        c_L = None if coefficients.c is None else coefficients.c[rows]
-        b_L = coefficients.b[rows]
-        if work.velocity is not None and not work.velocity.lr_inside:
-            work.lr_L = layers.lr[rows]
-            b_L = coefficients.ratio[rows]
-            c_L = b_L * layers.weight_decay[rows]
-        largest = torch.finfo(compute_dtype(work.params[0].dtype)).max
-        work.backend.apply(work, c_L, b_L.clamp(max=largest))
+def _in_phases(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers]) -> tuple[Tensor, Coefficients]:
+    """All directions, the rule over all layers of all processes at once, all updates."""
+    rows = part.rows
+    empty = torch.zeros(0, len(part.columns), dtype=torch.float64, device=part.device)
+    sums = [work.backend.accumulate(work, part.columns, part.constants) for work in part.works]
+    table = Table(rows.add(torch.cat([empty, *sums])), part.columns)
+    t = [work.t for work in part.works] + [absent.t for absent in rows.absent]
+    first = None if _begun(t) else _per_layer(part, t) == 1
+    memory = _memory(rule, table, layers, rows.states, first, part.ok_L)
+    coefficients = _coefficients(rule, table, layers, memory, part.excluded_L)
+    vectors = (coefficients.c, coefficients.b, coefficients.ratio)
+    for work, own, c_L, b_L, ratio_L in zip(part.works, pieces, *map(rows.pieces, vectors), strict=True):
+        assert b_L is not None
+        assert ratio_L is not None
+        _apply(work, own, c_L, b_L, ratio_L)
     return table.values, coefficients
+
+
+def _apply(work: Work, layers: Layers, c_L: Tensor | None, b_L: Tensor, ratio_L: Tensor) -> None:
+    if work.velocity is not None and not work.velocity.lr_inside:
+        work.lr_L = layers.lr
+        b_L = ratio_L
+        c_L = b_L * layers.weight_decay
+    largest = torch.finfo(compute_dtype(work.params[0].dtype)).max
+    work.backend.apply(work, c_L, b_L.clamp(max=largest))
 
 
 def _count_steps(works: Sequence[Work], fresh: bool) -> bool:
@@ -151,7 +199,9 @@ def _per_parameter(steps: Tensors) -> Tensors:
 
 
 def _gradient_sums(part: Part, *columns: str) -> Table:
-    return Table(torch.cat([work.backend.gradient_sums(work, columns) for work in part.works]), columns)
+    empty = torch.zeros(0, len(columns), dtype=torch.float64, device=part.device)
+    sums = [work.backend.gradient_sums(work, columns) for work in part.works]
+    return Table(part.rows.add(torch.cat([empty, *sums])), columns)
 
 
 def _set_scale(part: Part, scale: Tensor) -> None:
@@ -167,7 +217,10 @@ def _ok(part: Part, scaling: Scaling) -> Tensor | None:
         return None
     masks: list[Tensor] = []
     if scaling.found_inf is not None:
-        masks.append((scaling.found_inf.to(part.device) == 0).reshape(1))
+        found_inf = scaling.found_inf.to(part.device)
+        if part.rows.sharing is not None:  # a process sees the gradients of its own shards alone
+            found_inf = part.rows.sharing.any(found_inf)
+        masks.append((found_inf == 0).reshape(1))
     skips, phantom = part.settings.nonfinite == "skip", _phantom(part)
     columns = ("nonfinite",) * skips + ("u_l1",) * (phantom is not None)
     if columns:
@@ -176,7 +229,7 @@ def _ok(part: Part, scaling: Scaling) -> Tensor | None:
             masks.append(table["nonfinite"] == 0)
         if phantom is not None:
             masks.append(~phantom | (table["u_l1"] != 0).any())
-    ok = torch.ones(part.rows, dtype=torch.bool, device=part.device)
+    ok = torch.ones(len(part.rows), dtype=torch.bool, device=part.device)
     for mask in masks:
         ok = ok & mask
     return ok
@@ -215,8 +268,7 @@ def _raise_if_nonfinite(parts: Sequence[Part]) -> None:
     bad: list[str] = []
     for part in parts:
         flags = (_gradient_sums(part, "nonfinite")["nonfinite"] != 0).tolist()
-        names = [name for work in part.works for cut in work.layers for name in cut.layer_names]
-        bad += [name for name, flag in zip(names, flags, strict=True) if flag]
+        bad += [name for name, flag in zip(part.rows.names, flags, strict=True) if flag]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise FloatingPointError(
@@ -226,10 +278,10 @@ def _raise_if_nonfinite(parts: Sequence[Part]) -> None:
 
 
 def _coefficients(
-    rule: Rule, table: Table, layers: Layers, works: list[Work], excluded_L: Tensor | None
+    rule: Rule, table: Table, layers: Layers, memory: dict[str, Tensor], excluded_L: Tensor | None
 ) -> Coefficients:
     """The rule's coefficients, and those of the identity without decay for excluded parameters."""
-    result = rule(table, layers, _rule_state(rule, table, layers, works))
+    result = rule(table, layers, memory)
     if excluded_L is None:
         return result
     return Coefficients(
@@ -239,17 +291,33 @@ def _coefficients(
     )
 
 
-def _rule_state(rule: Rule, table: Table, layers: Layers, works: list[Work]) -> dict[str, Tensor]:
-    """The rule's memory of all layers, [L] each; a layer gets it at its first step, which is not one held back."""
+def _begun(t: Sequence[Scalar]) -> bool:
+    """Whether all layers are known to be past their first step."""
+    return all(not isinstance(number, Tensors) and number > 1 for number in t)
+
+
+def _memory(
+    rule: Rule,
+    table: Table,
+    layers: Layers,
+    states: Sequence[dict[str, Tensor]],
+    first: Tensor | None,
+    ok_L: Tensor | None,
+) -> dict[str, Tensor]:
+    """The rule's memory of layers, [L] each; a layer gets it at its first step, which is not one held back.
+
+    Args:
+        rule, table, layers: of these layers.
+        states: of their parameters.
+        first: bool [L], the layers at their first step; None: there are none.
+        ok_L: bool [L], the layers that step; None: all.
+    """
     if not rule.state_names:
         return {}
-    states = [state for work in works for state in work.state]
     memory = {name: torch.cat([state[name].reshape(-1) for state in states]) for name in rule.state_names}
-    if all(not isinstance(work.t, Tensors) and work.t > 1 for work in works):
+    if first is None:
         return memory
-    first = torch.cat([by_layer(work.t, work.layers, work.device) for work in works]) == 1
-    gates = [work.ok_L for work in works if work.ok_L is not None]
-    keep = first & torch.cat(gates) if gates else first
+    keep = first if ok_L is None else first & ok_L
     for name, values in rule.init(table, layers).items():
         saved = torch.where(keep, values, memory[name])
         memory[name] = torch.where(first, values, memory[name])

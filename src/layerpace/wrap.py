@@ -16,9 +16,10 @@ from layerpace.directions import SGD
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
-from layerpace.optim.support import check_supported, real, step_device
+from layerpace.optim.support import check_supported, real, real_shape, step_device
 from layerpace.plan import Plan
 from layerpace.rules import Rule
+from layerpace.sharding import Held, held_of, is_distributed, local
 from layerpace.step import layerwise_step
 
 # Hooks of saving and loading are the inner optimizer's; those of the step are each optimizer's own.
@@ -93,6 +94,7 @@ class Wrapped(Optimizer):
     _segments: Mapping[str, Segments] | None
     _settings: Settings
     _layers: dict[Tensor, ParameterLayers]
+    _held: dict[Tensor, Held]
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class Wrapped(Optimizer):
         for param, _ in members:
             check_supported(param, param if param.grad is None else param.grad, self._layers[param].name)
         self.last_plan = None
-        before = [real(param).clone() for param, _ in members]
+        before = [real(local(param)).clone() for param, _ in members]
         loss = self.inner.step(closure)
         with torch.no_grad():
             entries = [
@@ -189,12 +191,12 @@ class Wrapped(Optimizer):
                 self.last_plan = plan if self.readers else None
         moved = [param for param, _ in members if param.grad is not None]
         for param, entry in zip(moved, entries, strict=True):
-            self.state[param].update({key: entry.state[name] for name, key in self._saved_names()})
+            self.state[param].update({key: entry.saved[name] for name, key in self._saved_names()})
         return loss
 
     def _entry(self, param: Tensor, index: int, old: Tensor) -> Entry:
         """The entry of one parameter; puts its old weights back, and the direction into the copy of them."""
-        w = real(param)
+        w = real(local(param).detach())
         displacement = old - w
         w.copy_(old)
         lr = on_host(self.param_groups[index]["lr"])
@@ -207,10 +209,14 @@ class Wrapped(Optimizer):
             torch.div(displacement, lr, out=old)
         layers = self._layers[param]
         kept = self.state.get(param, {})
-        state = {"step": torch.zeros(layers.broadcast_shape(w.shape), device=step_device(layers, w))}
+        state = {"step": torch.zeros(layers.broadcast_shape(real_shape(param)), device=step_device(layers, w))}
         state |= layers.memory(self.rule.state_names, w.device)
         state |= {name: kept[key] for name, key in self._saved_names() if key in kept}
-        return Entry(w, old, state, layers, index, owner=None)
+        if not is_distributed(param):
+            return Entry(w, old, state, layers, index, owner=None, saved=state)
+        held = held_of(self._held, param, layers)
+        own = held.local_state(state)
+        return Entry(w, old, own, held.rows.layers, index, owner=None, held=held, saved=state)
 
     def _group_options(self, group: Mapping[str, Any]) -> GroupOptions:
         """The displacement of the inner optimizer is the whole direction, its weight decay included."""
@@ -254,7 +260,7 @@ class Wrapped(Optimizer):
                 for name, value in numbers.items():
                     shape = torch.Size(() if layers.sizes is None else (layers.count,))
                     if names[name] == "step":
-                        shape = torch.Size(layers.broadcast_shape(real(param).shape))
+                        shape = torch.Size(layers.broadcast_shape(real_shape(param)))
                     if value.shape != shape:
                         raise ValueError(
                             f"{name} of {layers.name} has shape {tuple(value.shape)} in the state dict, needs "
@@ -289,7 +295,9 @@ class Wrapped(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
-        super().__setstate__({**state, **hooks, "defaults": inner.defaults, "readers": set(), "last_plan": None})
+        super().__setstate__(
+            {**state, **hooks, "defaults": inner.defaults, "readers": set(), "last_plan": None, "_held": {}}
+        )
         _restore_after_loading(inner, self)
 
 

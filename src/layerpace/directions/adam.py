@@ -140,6 +140,7 @@ class NAdam(Direction):
     eps: float = 1e-8
     momentum_decay: float = 4e-3
     names: ClassVar[tuple[str, ...]] = ("nadam",)
+    layer_state: ClassVar[tuple[str, ...]] = ("mu_product",)
 
     def __post_init__(self) -> None:
         check_betas(self.betas)
@@ -152,11 +153,17 @@ class NAdam(Direction):
     def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": zeros(w), "exp_avg_sq": zeros(w), "mu_product": one.clone()}
 
+    def _mu(self, t: Scalar) -> Scalar:
+        return self.betas[0] * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
+
+    def advance_layers(self, state: State, t: Scalar) -> None:
+        state["mu_product"].mul_(self._mu(t))
+
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         beta1, beta2 = self.betas
-        mu = beta1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
-        mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * self.momentum_decay))
-        product = state["mu_product"].mul_(mu)
+        mu, mu_next = self._mu(t), self._mu(t + 1)
+        self.advance_layers(state, t)
+        product = state["mu_product"]
         m = state["exp_avg"].lerp_(g, 1 - beta1)
         v = state["exp_avg_sq"].mul_(beta2).addcmul_(g, g, 1 - beta2)
         m_hat = (g * ((1 - mu) / (1 - product))).add_(m * (mu_next / (1 - product * mu_next)))

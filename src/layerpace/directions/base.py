@@ -22,9 +22,13 @@ class Direction:
 
     Subclasses say which state they keep (``state_names``) and what u is (``__call__``). Both see real tensors in the
     dtype of the computation: float32 for half-precision weights, two real numbers for a complex one.
+
+    Attributes:
+        layer_state: names of the state that is a number for each layer; ``advance_layers`` moves it on.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
+    layer_state: ClassVar[tuple[str, ...]] = ()
 
     def options(self) -> dict[str, Any]:
         """The fields and their values: the defaults of the param groups."""
@@ -47,6 +51,9 @@ class Direction:
     def rate(self, t: Scalar) -> Scalar | None:
         """A factor on lr that depends on the number of the step alone; None: there is none."""
         return None
+
+    def advance_layers(self, state: State, t: Scalar) -> None:
+        """What the t-th step does to ``layer_state``, in place; also for layers that another process holds."""
 
     def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
         """u of the t-th step (t = 1, 2, ...); updates ``state`` in place, never ``g`` or ``w``.

@@ -116,8 +116,8 @@ class ForeignWatcher(Watcher):
         found = torch.full((len(names), len(fields)), torch.nan, dtype=torch.float64, device=device)
         for part in () if wrapped.last_plan is None else wrapped.last_plan.parts:
             if part.device == device:
-                cuts = [cut for work in part.works for cut in work.layers]
-                rows = torch.tensor([places[name] for cut in cuts for name in self.layout.names(params[id(cut)])])
+                found_in = (places[name] for cut in part.rows.cuts for name in self.layout.names(params[id(cut)]))
+                rows = torch.tensor(list(found_in))
                 columns = torch.cat([option_columns(part), *rule_columns(part)], 1)
                 found.index_copy_(0, rows.to(device, non_blocking=True), columns)
         return fields, found

@@ -41,14 +41,14 @@ class OursWatcher(Watcher):
             return []
         if self._known is None or self._known[0] is not plan:
             params = {id(cut): param for param, cut in self.optimizer._layers.items()}
-            of_part = [[params[id(cut)] for work in part.works for cut in work.layers] for part in plan.parts]
+            of_part = [[params[id(cut)] for cut in part.rows.cuts] for part in plan.parts]
             self._known = plan, [tuple(n for p in part for n in self.layout.names(p)) for part in of_part]
             self.measured = [p for part in of_part for p in part]
         return [self._numbers(part, names) for part, names in zip(plan.parts, self._known[1], strict=True)]
 
     def _numbers(self, part: Part, names: tuple[str, ...]) -> Numbers:
         rule = part.settings.rule
-        skipped = self._skipped(part.rows, part.device)
+        skipped = self._skipped(len(part.rows), part.device)
         values = torch.cat([part.measured, self._options(part), *rule_columns(part), skipped[:, None]], 1)
         fields = (*MEASURED, *rule_fields(rule), "skipped")
         return Numbers(names, fields, Transfer(values), Reading(rule, part.settings.min_rms))

@@ -32,7 +32,7 @@ def rule_fields(rule: Rule) -> tuple[str, ...]:
 def option_columns(part: Part) -> Tensor:
     """What the rule was told of its layers in the last step, float64 [rows, columns]."""
     layers, _ = part.layers()
-    excluded = layers.lr.new_zeros(part.rows) if part.excluded_L is None else part.excluded_L.double()
+    excluded = layers.lr.new_zeros(len(part.rows)) if part.excluded_L is None else part.excluded_L.double()
     return torch.stack([layers.lr, layers.weight_decay, layers.n, layers.undecayed.double(), excluded], 1)
 
 

@@ -22,9 +22,10 @@ from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, de
 from layerpace.optim.keeping import PlanKeeper
 from layerpace.optim.loading import cast_state, check_loadable
 from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
-from layerpace.optim.support import real, step_device
+from layerpace.optim.support import real, real_shape, step_device
 from layerpace.precision import MODES, STATE_DTYPES, moment_dtype
 from layerpace.rules import Rule
+from layerpace.sharding import is_distributed, local
 
 NONFINITE = ("propagate", "skip", "raise")
 
@@ -290,16 +291,24 @@ class Layerwise(Optimizer):
     def _initial_state(self, param: Tensor, direction: Direction, device: str | None = None) -> dict[str, Tensor]:
         """The state before the first step: the step count, what the direction keeps, and what the rule keeps.
 
-        ``device`` "meta" gives its shapes, dtypes and strides without memory.
+        ``device`` "meta" gives its shapes, dtypes and strides without memory, of a DTensor those of all of it.
         """
-        w = torch.empty_like(real(param), dtype=moment_dtype(param.dtype, self._settings.state_dtype), device=device)
-        layers = self._layers[param]
-        shape = layers.broadcast_shape(w.shape)
+        dtype, layers = moment_dtype(param.dtype, self._settings.state_dtype), self._layers[param]
+        if is_distributed(param) and device == "meta":
+            w = torch.empty(real_shape(param), dtype=dtype, device=device)
+        else:
+            w = torch.empty_like(real(local(param)), dtype=dtype, device=device)
+        shape = layers.broadcast_shape(real_shape(param))
         one = torch.ones(shape, dtype=torch.float64, device=w.device)
         step = torch.zeros(
             shape, dtype=torch.float32, device=device or step_device(layers, w, self._settings.nonfinite)
         )
-        return {"step": step, **direction.init(w, one), **layers.memory(self.rule.state_names, w.device)}
+        moments = direction.init(w, one)
+        if is_distributed(param) and device is None:
+            held = self._keeper.of(param, layers)
+            by_layer = direction.layer_state
+            moments = {name: x if name in by_layer else held.distribute(x) for name, x in moments.items()}
+        return {"step": step, **moments, **layers.memory(self.rule.state_names, w.device)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, also that of another dtype or device; moments keep their precision.

@@ -7,7 +7,7 @@ new plan, so that a step with a kept plan is the step with a new one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
 from threading import Lock
@@ -21,6 +21,7 @@ from layerpace.entries import Entry, GroupOptions, Scaling
 from layerpace.layers import ParameterLayers, describe_group
 from layerpace.optim.support import check_supported, real
 from layerpace.plan import Plan
+from layerpace.sharding import Held, held_of, is_distributed, take_gradients
 from layerpace.step import layerwise_step
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class PlanKeeper:
     def __init__(self) -> None:
         self._lock = Lock()
         self.readers: set[int] = set()
+        self._held: dict[Tensor, Held] = {}
         self.drop()
 
     def drop(self) -> None:
@@ -168,18 +170,47 @@ class PlanKeeper:
             members.append((params, grads, layers))
         if not options:
             return None
-        entries = [
-            Entry(_real(param), _real(grad), state, cut, place, param)
-            for place, (params, grads, layers) in enumerate(members)
-            for param, grad, state, cut in zip(
-                params, grads, _states(params, options[place].direction, optimizer), layers, strict=True
-            )
-        ]
+        entries = self._entries(members, options, optimizer)
         plan = Plan(entries, options, optimizer._settings, scaling)
+        for entry in entries:
+            if entry.held is not None:
+                entry.held.publish(entry.state, entry.saved)
         if not torch.compiler.is_compiling():
             self._groups, self._still, self._direction = groups, still, optimizer.direction
             self._state, self._states = optimizer.state, list(optimizer.state.values())
         return plan
+
+    def _entries(
+        self,
+        members: Sequence[tuple[list[Tensor], list[Tensor], list[ParameterLayers]]],
+        options: Sequence[GroupOptions],
+        optimizer: Layerwise,
+    ) -> list[Entry]:
+        """The entries of parameters with gradients, a list a group."""
+        distributed = {
+            param: self.of(param, cut)
+            for params, _, layers in members
+            for param, cut in zip(params, layers, strict=True)
+            if is_distributed(param)
+        }
+        take_gradients(distributed.values())
+        found: list[Entry] = []
+        for place, (params, grads, layers) in enumerate(members):
+            states = _states(params, options[place].direction, optimizer)
+            for param, grad, state, cut in zip(params, grads, states, layers, strict=True):
+                held = distributed.get(param)
+                if held is None:
+                    found.append(Entry(_real(param), _real(grad), state, cut, place, param, saved=state))
+                    continue
+                owner, shard = held.tensor, held.tensor.grad
+                assert shard is not None
+                own = held.local_state(state)
+                found.append(Entry(_real(owner), _real(shard), own, held.rows.layers, place, owner, held, state))
+        return found
+
+    def of(self, param: Tensor, cut: ParameterLayers) -> Held:
+        """What this process holds of a parameter that is a DTensor."""
+        return held_of(self._held, param, cut)
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layerpace.optim.support import step_device
+from layerpace.optim.support import real_shape, step_device
 from layerpace.precision import compute_dtype, moment_dtype
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
         if missing:
             raise ValueError(f"the state of {where} lacks {missing}; it has {sorted(state)}")
         shapes = {name: like.shape for name, like in expected.items()}
-        shapes |= dict.fromkeys(LATER, expected_shape(param))
+        shapes |= dict.fromkeys(LATER, real_shape(param))
         for name in shapes.keys() & state.keys():
             value = state[name]
             if name == "step" and torch.as_tensor(value).numel() == 1:
@@ -52,11 +52,6 @@ def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
             optimizer._check_group({**group, **saved}, index)
         except TypeError as error:
             raise ValueError(f"the state dict is of another method: {error}") from None
-
-
-def expected_shape(param: Tensor) -> torch.Size:
-    """Shape of a moment: two real numbers for a complex weight."""
-    return torch.Size((*param.shape, 2)) if param.is_complex() else param.shape
 
 
 def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from layerpace.layers import ParameterLayers
+from layerpace.sharding import check_placements
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -14,17 +15,19 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def real_shape(tensor: Tensor) -> torch.Size:
+    """Shape of a weight as real numbers: two of them for a complex one."""
+    return torch.Size((*tensor.shape, 2)) if tensor.is_complex() else tensor.shape
+
+
 def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
     """Raise RuntimeError for tensors that a step cannot treat rightly."""
     which = repr(name) if name else f"a parameter of shape {tuple(param.shape)}"
+    check_placements(param, which)
     if grad.layout != torch.strided:
         raise RuntimeError(
             f"the gradient of {which} is sparse ({grad.layout}), and the sums over a layer need all of it: "
             "use sparse=False in the embedding"
-        )
-    if hasattr(param, "placements"):
-        raise RuntimeError(
-            f"{which} is a DTensor: norms of sharded layers are not supported, and one shard's norm would be wrong"
         )
     if not (param.is_floating_point() or param.is_complex()):
         raise RuntimeError(f"{which} has dtype {param.dtype}; weights must be floating point or complex")
