@@ -43,9 +43,11 @@ class ParameterLayers:
         return () if self.sizes is None else (shape[0], *[1] * (len(shape) - 1))
 
     def memory(self, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """A rule's numbers before the first step: float64, shape () or (layers,)."""
-        shape = () if self.sizes is None else (self.count,)
-        return {name: torch.zeros(shape, dtype=torch.float64, device=device) for name in names}
+        """A rule's numbers before the first step: float64 [layers].
+
+        Never of shape (): torch.distributed.checkpoint cannot load the whole state of an optimizer that has no more.
+        """
+        return {name: torch.zeros(self.count, dtype=torch.float64, device=device) for name in names}
 
     @property
     def layer_names(self) -> list[str]:

@@ -258,7 +258,7 @@ class Wrapped(Optimizer):
                 layers, state = self._layers[param], state_dict["state"].get(key, {})
                 numbers = {name: state[name].detach() for name in names if name in state}
                 for name, value in numbers.items():
-                    shape = torch.Size(() if layers.sizes is None else (layers.count,))
+                    shape = torch.Size((layers.count,))
                     if names[name] == "step":
                         shape = torch.Size(layers.broadcast_shape(real_shape(param)))
                     if value.shape != shape:

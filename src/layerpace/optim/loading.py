@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layerpace.optim.support import real_shape, step_device
 from layerpace.precision import compute_dtype, moment_dtype
+from layerpace.sharding import is_distributed
 
 if TYPE_CHECKING:
     from layerpace.optim.base import Layerwise
@@ -61,18 +62,23 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
     """
     for param, _, saved, expected in _saved(optimizer, state_dict):
         working = compute_dtype(param.dtype)
-        state = optimizer.state[param]
+        layers, state = optimizer._layers[param], optimizer.state[param]
+        by_layer = {"step", *optimizer.direction.layer_state, *optimizer.rule.state_names}
+        held = optimizer._keeper.of(param, layers) if is_distributed(param) else None
         for name, value in saved.items():
             if name == "step":
-                device = step_device(optimizer._layers[param], param, optimizer._settings.nonfinite)
+                device = step_device(layers, param, optimizer._settings.nonfinite)
                 step = torch.as_tensor(value, dtype=torch.float32).to(device)
                 step = step if step.shape == expected[name].shape else step.reshape(()).expand(expected[name].shape)
                 state[name] = step.clone()
-            elif name in expected:
-                state[name] = torch.empty_like(expected[name], device=param.device).copy_(value)
-            elif name in LATER:
-                dtype = working if name == "master" else moment_dtype(param.dtype, optimizer._settings.state_dtype)
-                state[name] = value.detach().to(param.device, dtype, copy=True)
+            elif name in expected and (held is None or name in by_layer):
+                whole = value.full_tensor() if is_distributed(value) else value
+                state[name] = torch.empty_like(expected[name], device=param.device).copy_(whole)
+            elif name in expected or name in LATER:
+                moment = moment_dtype(param.dtype, optimizer._settings.state_dtype)
+                dtype = working if name == "master" else moment
+                part = (value if held is None else held.shard(value)).detach().to(param.device, dtype, copy=True)
+                state[name] = part if held is None else held.distribute(part)
         if param.dtype == working or optimizer._settings.low_precision != "master":
             state.pop("master", None)
 
