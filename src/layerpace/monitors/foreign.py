@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from layerpace.columns import MEASURED
-from layerpace.monitors.layout import Layout, by_device, cuts_of, pieces
+from layerpace.monitors.layout import Layout, by_device, cuts_of
 from layerpace.monitors.measure import copy, moves, squares
 from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
+from layerpace.monitors.shards import Shards
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Numbers, Seen, Watcher
+from layerpace.sharding import is_distributed, local
 from layerpace.wrap import Wrapped
 
 
@@ -30,7 +32,8 @@ class ForeignWatcher(Watcher):
         self.quantities = quantities_of(optimizer.rule if isinstance(optimizer, Wrapped) else None)
         self._kept: dict[Tensor, Tensor] = {}
         self._old: dict[Tensor, Tensor] = {}
-        self._squares: dict[torch.device, Tensor] = {}
+        self._shards: dict[torch.device, Shards] = {}
+        self._squares: dict[torch.device, Tensor | None] = {}  # of the pieces here; None: there are none
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(self.optimizer, Wrapped):
@@ -51,7 +54,7 @@ class ForeignWatcher(Watcher):
         return args, {**kwargs, "closure": then_copy}
 
     def _stop(self) -> None:
-        self._old = {}
+        self._old, self._shards = {}, {}
         if isinstance(self.optimizer, Wrapped):
             self.optimizer.readers.discard(id(self))
             if not self.optimizer.readers:
@@ -63,12 +66,18 @@ class ForeignWatcher(Watcher):
             for param in group["params"]:
                 if param.grad is not None:
                     kept = self._kept.get(param)
-                    if kept is None or not _alike(kept, param):
-                        kept = self._kept[param] = torch.empty_like(param)
+                    here = local(param)
+                    if kept is None or not _alike(kept, here):
+                        kept = self._kept[param] = torch.empty_like(here)
                     self._old[param] = kept
-        copy(list(self._old), list(self._old.values()))
+        copy([local(param) for param in self._old], list(self._old.values()))
+        cuts = cuts_of(self.optimizer)
+        self._shards = {device: self.layout.shards(params, cuts) for device, params in by_device(self._old)}
         # Now, since fused optimizers write the gradient without its scale over it.
-        self._squares = {device: squares(self._pieces(params, _gradient)) for device, params in by_device(self._old)}
+        self._squares = {
+            device: squares(pieces) if (pieces := shards.pieces(map(_gradient, shards.params))) else None
+            for device, shards in self._shards.items()
+        }
 
     def _end(self) -> list[Numbers]:
         self.measured = list(self._old)
@@ -76,18 +85,16 @@ class ForeignWatcher(Watcher):
         rates = {param: self._rate(group) for group in groups for param in group["params"]}
         return [self._numbers(params, rates, device) for device, params in by_device(self._old)]
 
-    def _pieces(self, params: Sequence[Tensor], part: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """A part of each parameter, such as its gradient, cut into layers."""
-        cuts = cuts_of(self.optimizer)
-        return [piece for param in params for piece in pieces(part(param), cuts[param])]
-
     def _numbers(self, params: list[Tensor], rates: Mapping[Tensor, float | Tensor], device: torch.device) -> Numbers:
-        cuts = cuts_of(self.optimizer)
+        cuts, shards, here = cuts_of(self.optimizer), self._shards[device], self._squares[device]
         names = tuple(name for param in params for name in self.layout.names(param))
-        ww, w_l1, dd, wd, d_l1 = moves(
-            self._pieces(params, self._old.__getitem__), self._pieces(params, Tensor.detach)
-        ).unbind(1)
-        gg = self._squares[device]
+
+        def moves_and_squares(old: list[Tensor], new: list[Tensor]) -> Tensor:
+            assert here is not None
+            return torch.cat([moves(old, new), here[:, None]], 1)
+
+        old, new = shards.pieces(map(self._old.__getitem__, params)), shards.pieces(map(Tensor.detach, params))
+        ww, w_l1, dd, wd, d_l1, gg = shards.sums(moves_and_squares, len(MEASURED), old, new).unbind(1)
         scale = getattr(self.optimizer, "grad_scale", None)
         if scale is not None:
             gg = gg / scale.to(device).double().square()
@@ -131,7 +138,16 @@ def _alike(kept: Tensor, param: Tensor) -> bool:
 def _gradient(param: Tensor) -> Tensor:
     grad = param.grad
     assert grad is not None
+    if is_distributed(grad):
+        placed: Any = grad  # it may still have to be added up, as a norm's under sequence parallelism
+        of: Any = param
+        return grad if tuple(placed.placements) == tuple(of.placements) else _placed_as(of, placed)
     return grad.coalesce().values() if grad.is_sparse else grad
+
+
+def _placed_as(param: Any, grad: Any) -> Tensor:
+    placed: Tensor = grad.redistribute(param.device_mesh, param.placements)
+    return placed
 
 
 def _full(count: int, value: float | Tensor, device: torch.device) -> Tensor:

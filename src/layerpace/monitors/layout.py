@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,8 +11,9 @@ from torch.optim.optimizer import Optimizer
 
 from layerpace.layers import ParameterLayers
 from layerpace.monitors.run import LayerInfo
+from layerpace.monitors.shards import Shards
 from layerpace.optim.base import Layerwise
-from layerpace.optim.support import real
+from layerpace.sharding import Held, held_of, is_distributed
 from layerpace.wrap import Wrapped
 
 # What wrappers of modules put before the names of parameters.
@@ -34,6 +35,7 @@ class Layout:
         self._names: dict[Tensor, tuple[str, ...]] = {}
         self._parameter_names: dict[Tensor, str] = {}
         self._count = 0
+        self._held: dict[Tensor, Held] = {}
         self.grown()
         self.refresh()
 
@@ -49,6 +51,21 @@ class Layout:
     def cuts(self) -> dict[Tensor, ParameterLayers]:
         """How each parameter of the optimizers is cut into layers."""
         return {param: cut for optimizer in self.optimizers for param, cut in cuts_of(optimizer).items()}
+
+    def shards(self, params: Sequence[Tensor], cuts: Mapping[Tensor, ParameterLayers]) -> Shards:
+        """The layers of parameters on one device, as this process holds them."""
+        return Shards(params, cuts, self._held)
+
+    @property
+    def sharded(self) -> dict[str, Held]:
+        """{name: what this process holds} of the parameters that other processes hold parts of."""
+        cuts = self.cuts()
+        every = {
+            name: held_of(self._held, param, cuts[param])
+            for param, name in self._parameter_names.items()
+            if is_distributed(param) and param in cuts
+        }
+        return {name: held for name, held in every.items() if held.split}
 
     def grown(self) -> bool:
         """Whether the optimizers have got parameters since this was asked last."""
@@ -67,10 +84,6 @@ class Layout:
                     yield names[place] if names else f"{prefix}group {index}, parameter {place}", param
 
     def _add(self, name: str, param: Tensor, cut: ParameterLayers | None) -> None:
-        if hasattr(param, "placements"):
-            raise NotImplementedError(
-                f"{name} is a DTensor: sharded layers cannot be watched yet, and one shard's norm would be wrong"
-            )
         sizes = None if cut is None else cut.sizes
         excluded = cut is not None and cut.excluded
         if name in self._parameter_names.values():  # of two optimizers' parameters outside of the model
@@ -109,12 +122,6 @@ def cuts_of(optimizer: Optimizer) -> dict[Tensor, ParameterLayers]:
     known = optimizer.layers if isinstance(optimizer, (Layerwise, Wrapped)) else {}
     whole = ParameterLayers("")
     return {param: known.get(param, whole) for group in optimizer.param_groups for param in group["params"]}
-
-
-def pieces(x: Tensor, cut: ParameterLayers) -> list[Tensor]:
-    """A tensor of a parameter's shape (of a complex one its real view), cut into layers."""
-    x = real(x)
-    return [x] if cut.sizes is None else list(torch.split(x, list(cut.sizes)))
 
 
 def by_device(params: Iterable[Tensor]) -> list[tuple[torch.device, list[Tensor]]]:

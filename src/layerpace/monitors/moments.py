@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from layerpace.monitors.layout import Layout, cuts_of, pieces
+from layerpace.monitors.layout import Layout, cuts_of
 from layerpace.monitors.quantities import PERCENTILES, SECOND_MOMENT
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
+from layerpace.sharding import is_distributed
 
 # What optimizers call the average or the sum of the squared gradient; the first that is there counts.
 STATES = ("exp_avg_sq", "square_avg", "sum")
@@ -36,11 +38,19 @@ class SecondMoments:
                 continue
             names, rows = by_device.setdefault(moment.device, ([], []))
             names += self._layout.names(param)
-            rows += [_percentiles(part) for part in pieces(moment, cuts[param])]
+            sizes = cuts[param].sizes
+            whole = _whole(moment)
+            rows += [_percentiles(part) for part in ([whole] if sizes is None else torch.split(whole, list(sizes)))]
         return [
             Numbers(tuple(names), SECOND_MOMENT, Transfer(torch.stack(rows)), _read)
             for names, rows in by_device.values()
         ]
+
+
+def _whole(moment: Any) -> Tensor:
+    """All of a moment: percentiles are no sums, so that of a sharded one the shards are brought together."""
+    whole: Tensor = moment.full_tensor() if is_distributed(moment) else moment
+    return whole
 
 
 def _percentiles(moment: Tensor) -> Tensor:

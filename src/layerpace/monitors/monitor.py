@@ -23,6 +23,7 @@ from layerpace.monitors.layout import Layout
 from layerpace.monitors.moments import SecondMoments
 from layerpace.monitors.ours import OursWatcher
 from layerpace.monitors.output import Output
+from layerpace.monitors.processes import from_writer
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.monitors.recorder import Pending, Recorder
 from layerpace.monitors.rotation import DTYPES, Rotation
@@ -64,6 +65,10 @@ class Monitor:
 
     Steps are calls of ``optimizer.step`` that return, 1, 2, ...; the first one is always recorded. Steps that
     GradScaler skips, and accumulation, which makes none, leave no record.
+
+    Where parameters are sharded (FSDP2, tensor parallelism) the figures are those of whole layers, and rank 0 writes
+    them. Every process must make the monitor then, and resume it or load its state: a record takes one all-reduce for
+    each process group, and the rotation curve one more where it is read.
 
     Args:
         model: the network; names of layers are those of its parameters. A tensor that it has twice is one layer.
@@ -309,11 +314,16 @@ class Monitor:
     def _resume(self) -> None:
         """Go on with what the folder holds, which is taken to be the training up to now."""
         found = self._output.found()
-        if found is None:
+        sharded = bool(self._layout.sharded)
+        if found is not None:
+            self.history.take_over(found.history, self._layout.optimizer_of, self._output.paces())
+            self._output.go_on(found.scalars)
+        elif not sharded:
             return
-        self.history.take_over(found.history, self._layout.optimizer_of, self._output.paces())
-        self._output.go_on(found.scalars)
-        for place, watcher in enumerate(self._watchers):
-            watcher.count = self._output.last_step(place)
+        counts = [self._output.last_step(place) for place in range(len(self._watchers))]
+        if sharded:  # all processes must measure the same steps
+            counts = from_writer(counts)
+        for watcher, count in zip(self._watchers, counts, strict=True):
+            watcher.count = count
         if self._rotation is not None:
             self._rotation.load(self._output.initial())

@@ -17,6 +17,7 @@ from layerpace.monitors import sinks
 from layerpace.monitors.folder import MonitorFolder
 from layerpace.monitors.history import History, Pace
 from layerpace.monitors.layout import Layout
+from layerpace.monitors.processes import writes
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.monitors.recorder import Batch
 from layerpace.monitors.run import Run, Series
@@ -27,7 +28,7 @@ class Output:
 
     Args:
         out: the run's folder, "auto", or None.
-        others: sinks, or their names.
+        others: sinks, or their names; of rank 0 alone in a distributed run.
         layout: of the model.
         settings: that the folder keeps.
         max_records: of each kind, in the folder and of scalars in memory.
@@ -44,7 +45,7 @@ class Output:
         resume: bool,
     ) -> None:
         self._layout, self._settings, self._max_records = layout, settings, max_records
-        self._sinks = [sinks.get(sink) for sink in others]
+        self._sinks = [sinks.get(sink) for sink in others] if writes() else []
         self._scalars: dict[str, Series] = {}
         self._paces: dict[str, Pace] = {}
         self._keys: dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[list[str], Tensor]] = {}
@@ -53,9 +54,9 @@ class Output:
         self._said: set[str] = set()
         if out == "auto" and resume:
             raise ValueError('resume=True goes on in a folder: name it with out=, which is "auto" now')
-        self._auto = out == "auto" and _writes()
+        self._auto = out == "auto" and writes()
         self._kept_initial = 0  # tensors
-        if out is not None and not self._auto and _writes():
+        if out is not None and not self._auto and writes():
             self._folder = self._open(Path(out), resume)
 
     @property
@@ -203,12 +204,6 @@ class Output:
         name = "run" if self.path is None else self.path.name
         layers = list(self._layout.layers)
         return Run(name, self._settings, layers, history, dict(self._scalars), self.path, self._closed)
-
-
-def _writes() -> bool:
-    """Whether this process writes: rank 0 alone does in a distributed run."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not distributed or torch.distributed.get_rank() == 0
 
 
 def _new_folder() -> Path:
