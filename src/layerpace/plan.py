@@ -113,8 +113,6 @@ class Part:
         self._first_kinds = [bucket.kinds[0] for bucket in buckets]
         self._held = [(entry.held, entry.saved, dict(entry.saved)) for entry in entries if entry.held is not None]
         self.rows = Rows(entries, self.kinds, buckets, device)
-        if self.rows.sharing is not None:
-            self.fused = [False] * len(self.works)
         self.n = _vector(self.rows.n, torch.float64, device)
         self._kinds_L = _vector(self.rows.kinds, torch.int64, device) if len(self.kinds.keys) > 1 else None
         out = [float(left_out) for _, left_out in self.kinds.keys]

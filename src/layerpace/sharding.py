@@ -37,13 +37,12 @@ def is_distributed(tensor: Tensor) -> bool:
     return type(tensor) not in _PLAIN and hasattr(tensor, "placements")
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: of a DTensor its shard, of another all of it."""
+def local(tensor: Any) -> Tensor:
+    """What this process holds of a tensor: of a DTensor its shard, the same object each time; of another all of it."""
     if not is_distributed(tensor):
-        return tensor
-    with torch.no_grad():
-        held: Tensor = tensor.to_local()  # type: ignore[attr-defined]  # waits for a collective under way
-    return held
+        return tensor  # type: ignore[no-any-return]
+    held = tensor._local_tensor  # to_local() makes a view each time, and takes as long as a small layer's step
+    return held if type(held) in _PLAIN else held.wait()  # type: ignore[no-any-return]  # a collective under way
 
 
 def check_placements(param: Tensor, where: str) -> None:
@@ -286,11 +285,11 @@ class Sharing:
     def add(self, local_LC: Tensor) -> Tensor:
         """Sums of this process -> sums of all: float64 [local rows, columns] -> [rows, columns].
 
-        One all-reduce for each process group; every process must call it.
+        One all-reduce for each process group, none without columns; every process must call it.
         """
         table = torch.zeros(self.rows, *local_LC.shape[1:], dtype=local_LC.dtype, device=local_LC.device)
         table.index_copy_(0, self.of_local, local_LC)
-        for group, rows in self._groups:
+        for group, rows in self._groups if table.numel() else ():
             part = table if rows is None else table.index_select(0, rows)
             _all_reduce(part, group)
             if rows is not None:

@@ -79,7 +79,10 @@ def _step(part: Part, rule: Rule, scaling: Scaling) -> None:
         layers, pieces = part.layers()
     else:
         layers, pieces = part.at_rates(_per_layer(part, [1.0 if rate is None else rate for rate in rates]))
-    if any(part.fused):
+    if part.rows.sharing is not None:
+        apart = not part.columns and not rule.state_names
+        part.results = [(_by_buckets if apart else _in_phases)(part, rule, layers, pieces)]
+    elif any(part.fused):
         part.results = [
             (_fused if fused else _alone)(part, work, rule, piece, excluded)
             for work, piece, excluded, fused in zip(part.works, pieces, part.excluded, part.fused, strict=True)
@@ -157,6 +160,14 @@ def _in_phases(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers])
         assert ratio_L is not None
         _apply(work, own, c_L, b_L, ratio_L)
     return table.values, coefficients
+
+
+def _by_buckets(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers]) -> tuple[Tensor, Coefficients]:
+    """Bucket by bucket, for a rule that reads no sums: the coefficients of all layers are known without them."""
+    for work, own, excluded, fused in zip(part.works, pieces, part.excluded, part.fused, strict=True):
+        (_fused if fused else _alone)(part, work, rule, own, excluded)
+    table = Table(torch.zeros(len(part.rows), 0, dtype=torch.float64, device=part.device), ())
+    return table.values, _coefficients(rule, table, layers, {}, part.excluded_L)
 
 
 def _apply(work: Work, layers: Layers, c_L: Tensor | None, b_L: Tensor, ratio_L: Tensor) -> None:
