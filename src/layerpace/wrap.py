@@ -158,7 +158,8 @@ class Wrapped(Optimizer):
             What the inner optimizer's step returned.
 
         Raises:
-            RuntimeError: sparse gradients or sharded parameters; nothing has changed.
+            RuntimeError: sparse gradients, or parameters whose layers are not known (FSDP1) or not added up
+                (`layerpace.sharding.check_placements`); nothing has changed.
         """
         self._describe()
         members = [

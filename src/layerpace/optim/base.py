@@ -262,7 +262,8 @@ class Layerwise(Optimizer):
 
         Raises:
             ValueError: an option out of range (a scheduler may have set it), nothing has changed.
-            RuntimeError: sparse gradients or sharded parameters, nothing has changed.
+            RuntimeError: sparse gradients, or parameters whose layers are not known (FSDP1) or not added up
+                (`layerpace.sharding.check_placements`); nothing has changed.
             FloatingPointError: see ``nonfinite``.
         """
         loss = None
