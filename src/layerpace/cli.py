@@ -1,7 +1,8 @@
 """The command `layerpace`. Thin: it reads the command line, says errors in one line, and sets exit statuses.
 
-0 done; 1 something is missing (data, a package); 2 the request is wrong; 130 and 143 stopped by Ctrl-C
-and SIGTERM, with the command that goes on. What it does is in `layerpace.lab` and `layerpace.monitors`.
+0 done; 1 something is missing (data, a package); 2 the request is wrong; 3 some runs of a sweep failed; 130 and 143
+stopped by Ctrl-C and SIGTERM, with the command that goes on. What it does is in `layerpace.lab` and
+`layerpace.monitors`.
 """
 
 import importlib.util
@@ -25,7 +26,7 @@ def make_app() -> "App":
 
     import layerpace
 
-    from .commands import compare, report, watch
+    from .commands import compare, report, results, sweep, train, watch
 
     app = App(
         name="layerpace",
@@ -33,7 +34,7 @@ def make_app() -> "App":
         version=getattr(layerpace, "__version__", "unknown"),
         help_format="plaintext",
     )
-    for command in (compare, watch, report):
+    for command in (compare, train, sweep, watch, report, results):
         command.add(app)
     return app
 
@@ -58,10 +59,12 @@ def dispatch(arguments: Sequence[str]) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:  # a folder that may not be written, a full disk
-        complain(one_line(error), 1)
+        complain(one_line(error), 1, each=True)
     except Stopped as stop:
-        again = [a for a in arguments if a not in ("--resume", "--overwrite")]
-        complain(f"stopped; to go on: layerpace {shlex.join([*again, '--resume'])}", 128 + stop.signum)
+        kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
+        again = shlex.join([*kept, "--resume"] if stop.resume else kept)
+        by = "torchrun ... " if "WORLD_SIZE" in os.environ else ""
+        complain(f"stopped; to go on: {by}layerpace {again}", 128 + stop.signum)
 
 
 def main() -> None:

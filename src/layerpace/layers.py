@@ -184,6 +184,39 @@ def describe_group(
     }
 
 
+def describe_again(
+    groups: Sequence[Mapping[str, Any]],
+    known: Mapping[Tensor, ParameterLayers],
+    exclude: Exclude,
+    segments: Mapping[str, Segments] | None,
+) -> dict[Tensor, ParameterLayers]:
+    """The layers of the parameters that are in the groups now, in their order; of those that have gone nothing is kept.
+
+    Parameters may have been put there by hand. Where all places have what they had, or another tensor of that name and
+    shape (accelerate puts the shards of FSDP2 there), the layers are those of the place; else new ones are described.
+    """
+    places = [
+        (name or f"group {index}, parameter {k}", param)
+        for index, group in enumerate(groups)
+        for k, (name, param) in enumerate(
+            zip(group.get("param_names") or [""] * len(group["params"]), group["params"], strict=True)
+        )
+    ]
+    if len(places) == len(known) and all(
+        name == cut.name and param.shape == old.shape
+        for (name, param), (old, cut) in zip(places, known.items(), strict=True)
+    ):
+        exchanged = {param: cut for (_, param), cut in zip(places, known.values(), strict=True)}
+        if len(exchanged) == len(places):
+            return exchanged
+    found: dict[Tensor, ParameterLayers] = {}
+    for index, group in enumerate(groups):
+        anew = any(param not in known for param in group["params"])
+        described = describe_group(group, index, exclude, segments) if anew else {}
+        found |= {param: known[param] if param in known else described[param] for param in group["params"]}
+    return found
+
+
 def check_globs(groups: Sequence[Mapping[str, Any]], exclude: Exclude, segments: Mapping[str, Segments] | None) -> None:
     """Raise ValueError for a glob that matches no parameter's name: it is likely a typing error."""
     names = [name for group in groups for name in group.get("param_names") or [""] * len(group["params"])]

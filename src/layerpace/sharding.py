@@ -150,7 +150,7 @@ class Held:
 
     def same(self, param: Tensor) -> bool:
         """Whether the parameter's shard is still the tensor that it was."""
-        return self.param is param and local(param) is self._seen
+        return self.param is param and local(param) is self._seen and self._seen.data_ptr() == self.tensor.data_ptr()
 
     def shard(self, value: Tensor) -> Tensor:
         """What this process holds of a value of the parameter's whole shape (of a complex one, of its real view).

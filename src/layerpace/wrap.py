@@ -14,12 +14,12 @@ from layerpace import rules
 from layerpace.checks import check_range
 from layerpace.directions import SGD
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
-from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
+from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_again
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
 from layerpace.optim.support import check_supported, real, real_shape, step_device
 from layerpace.plan import Plan
 from layerpace.rules import Rule
-from layerpace.sharding import Held, held_of, is_distributed, local
+from layerpace.sharding import Held, check_placements, held_of, is_distributed, local
 from layerpace.step import layerwise_step
 
 # Hooks of saving and loading are the inner optimizer's; those of the step are each optimizer's own.
@@ -130,14 +130,15 @@ class Wrapped(Optimizer):
     @property
     def layers(self) -> dict[Tensor, ParameterLayers]:
         """How each parameter is cut into layers, in the order of the groups."""
+        self._describe()
         return dict(self._layers)
 
     def _describe(self) -> None:
         """Cut parameters into layers, those too that were added to the inner optimizer."""
-        for index, group in enumerate(self.param_groups):
-            if any(param not in self._layers for param in group["params"]):
-                automatic = {"exclude": self._exclude} if group.get("exclude") == "auto" else {}
-                self._layers |= describe_group({**group, **automatic}, index, self._exclude, self._segments)
+        if any(param not in self._layers for group in self.param_groups for param in group["params"]):
+            automatic = {"exclude": self._exclude}
+            groups = [group | automatic if group.get("exclude") == "auto" else group for group in self.param_groups]
+            self._layers = describe_again(groups, self._layers, self._exclude, self._segments)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
@@ -168,6 +169,8 @@ class Wrapped(Optimizer):
             for param in group["params"]
             if (closure is not None and param.requires_grad) or param.grad is not None
         ]
+        for param, _ in members:  # FSDP1's pieces are vectors, which are excluded
+            check_placements(param, repr(self._layers[param].name))
         # An excluded tensor takes the inner optimizer's step, and only a multiplier asks for more than that.
         members = [
             (param, index)

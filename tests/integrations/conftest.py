@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.distributed as dist
+from tests.distributed.processes import Pool
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +16,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Two worker processes for the tests of sharded models."""
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("torch was built without gloo")
+    pool = Pool(2)
+    try:
+        yield pool
+    finally:
+        pool.close()

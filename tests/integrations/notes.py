@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 import layerpace as lp
 from layerpace.monitors.history import History
 
+OPTIMIZER_CLASSES: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "AdamW": (torch.optim.AdamW, {"lr": 1e-2, "weight_decay": 0.1}),
+    "LAMB": (lp.LAMB, {"lr": 1e-2, "weight_decay": 0.1}),
+}
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "AdamW": lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.1),
-    "LAMB": lambda params: lp.LAMB(params, lr=1e-2, weight_decay=0.1),
+    name: functools.partial(kind, **settings) for name, (kind, settings) in OPTIMIZER_CLASSES.items()
 }
 Step = dict[str, tuple[Tensor, Tensor, Tensor]]  # weights before, weights after, gradient; float64
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
 
 import layerpace as lp
-from layerpace.integrations.attach import check_whole
+from layerpace.integrations.attach import check_layers, is_spread
 from layerpace.integrations.lightning import LayerMonitor
 from layerpace.integrations.transformers import LayerMonitorCallback
 
@@ -49,16 +52,29 @@ def test_bad_options_are_told_at_once(extra: str) -> None:
         CLASSES[extra](every=2.5)
 
 
-def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """A process group of one process."""
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
     )
-    try:
-        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        check_whole("It", model)
-        mesh = init_device_mesh("cpu", (1,))
-        model[1].weight = nn.Parameter(distribute_tensor(model[1].weight.detach(), mesh, [Replicate()]))
-        with pytest.raises(NotImplementedError, match="It cannot watch parameters that are sharded"):
-            check_whole("It", model)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching")
+def test_flat_parameters_are_refused(group: None) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    check_layers("It", model)
+    check_layers("It", fully_shard(copy.deepcopy(model), mesh=init_device_mesh("cpu", (1,))))
+    model[1] = FullyShardedDataParallel(model[1], device_id=torch.device("cpu"), use_orig_params=True)
+    with pytest.raises(NotImplementedError, match=r"It cannot watch .* \(FSDP1\).*fully_shard \(FSDP2\)"):
+        check_layers("It", model)
+
+
+def test_one_dtensor_takes_all_processes(group: None) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert not is_spread(model) and not is_spread(nn.parallel.DistributedDataParallel(model))
+    mesh = init_device_mesh("cpu", (1,))
+    model[1].weight = nn.Parameter(distribute_tensor(model[1].weight.detach(), mesh, [Replicate()]))
+    assert is_spread(model)

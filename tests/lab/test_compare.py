@@ -319,7 +319,7 @@ def test_a_folder_that_holds_a_comparison_is_not_touched_unasked(task: Task) -> 
         compare(request(steps=13, resume=True), task, Silent())
     config = json.loads((OUT / "config.json").read_text())
     (OUT / "config.json").write_text(json.dumps({**config, "version": 1}))  # its runs have no records.jsonl
-    with pytest.raises(UsageError, match=r"version was 1, now 2"):
+    with pytest.raises(UsageError, match=r"version was 1, now 3"):
         compare(request(resume=True), task, Silent())
     (OUT / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="data was"):

@@ -158,7 +158,7 @@ def test_plots_take_many_methods_and_many_layers(task: Task, silent: Silent) -> 
         "lambc",
     ]
     methods += ["percent-delta", "layca", "radam+trust_ratio:clip=1", "adagrad"]
-    request = Request(tuple(methods), seeds=1, steps=2, eval_every=1, out=Path("out"))
+    request = Request(methods=tuple(methods), seeds=1, steps=2, eval_every=1, out=Path("out"))
     results = compare(request, replace(task, model=deep), silent, draw=draw)
     assert results["methods"][0]["diverged"]
     assert [Path(plot).name for plot in results["plots"]] == ["scores.png", "updates.png", "rotation.png"]
@@ -190,7 +190,7 @@ def test_progress_shows_every_method_and_score(task: Task, live: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=live, width=100)
     with (LiveReporter if live else LineReporter)(console) as reporter:
-        results = compare(Request(("adam", "layca"), seeds=2, out=Path("out")), task, reporter)
+        results = compare(Request(methods=("adam", "layca"), seeds=2, out=Path("out")), task, reporter)
     for made in results["methods"]:
         assert made["label"] in out.getvalue()
         assert score_text(made["scores"][-1], "accuracy") in out.getvalue()

@@ -1,12 +1,21 @@
 """The commands of `layerpace`, a module each: its options, their help, and what is wrong with them in one line."""
 
+import os
 import sys
+import time
 from typing import NoReturn
 
 EXIT_USAGE = 2
 
 
-def complain(message: str, status: int) -> NoReturn:
-    """One line on stderr, and the exit status."""
-    print(f"layerpace: {' '.join(message.split())}", file=sys.stderr)
+def complain(message: str, status: int, each: bool = False) -> NoReturn:
+    """One line on stderr, and the exit status.
+
+    Of the processes of torchrun, which mostly find the same, rank 0 alone says it, unless ``each`` does.
+    """
+    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
+    if rank == "0" or each:
+        print(f"layerpace: {' '.join(message.split())}", file=sys.stderr)
+    else:
+        time.sleep(2)  # torchrun ends all when the first one ends: let that be the one that speaks
     sys.exit(status)

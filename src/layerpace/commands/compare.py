@@ -20,6 +20,8 @@ Examples:
   layerpace compare --data mnist --batch-size 500 --steps 200 --dtype bf16 --lr-grid 0.001 0.01
 
   layerpace compare --task my_task.py:task --out runs/mine
+
+  torchrun --nproc-per-node 4 --no-python layerpace compare --data cifar10 --batch-size 2048 --out runs/large
 """
 
 
@@ -46,6 +48,11 @@ def add(app: App) -> None:
         eval_every: int | None = None,
         eval_size: int = 2000,
         record_every: int | None = None,
+        accumulate: int = 1,
+        warmup: int = 0,
+        lr_scaling: Literal["none", "linear", "sqrt"] = "none",
+        base_batch_size: int | None = None,
+        shard: Literal["ddp", "fsdp"] = "ddp",
         target: float | None = None,
         validation: float | None = None,
         out: Path | None = None,
@@ -84,7 +91,7 @@ def add(app: App) -> None:
         steps
             Training steps of a run (digits: 200).
         batch_size
-            Examples a step (digits: 64).
+            Examples a step, of all processes together (digits: 64).
         schedule
             Of the learning rate (digits: linear; others: constant); linear falls to 1%, cosine to 0. For one method:
             NAME:schedule=constant.
@@ -100,6 +107,20 @@ def add(app: App) -> None:
             Test examples of an evaluation; the last one takes all.
         record_every
             Steps between recordings of the layers' updates; by default as --eval-every.
+        accumulate
+            Parts in which a batch goes through the model, for batches that do not fit into memory; the weights come out
+            the same to rounding, but batch normalisation takes its statistics of each part.
+        warmup
+            Steps over which the rate rises to its full value, before the schedule.
+        lr_scaling
+            How rates follow the batch: linear, lr * BATCH / BASE, or sqrt, lr * sqrt(BATCH / BASE), with BASE the
+            --base-batch-size that they are meant for.
+        base_batch_size
+            See --lr-scaling.
+        shard
+            How the processes of torchrun share the model. ddp: each has all of it, and gradients are averaged; fsdp:
+            each keeps a part of every tensor. They share each batch out, so that the weights come out the same for any
+            number of them to rounding, but batch normalisation takes its statistics of each process' share.
         target
             Score that "steps to" counts to (digits, mnist: 0.9).
         validation
@@ -125,6 +146,7 @@ def add(app: App) -> None:
         positive = {
             "--seeds": seeds, "--steps": steps, "--batch-size": batch_size, "--threads": threads,
             "--eval-every": eval_every, "--eval-size": eval_size, "--record-every": record_every,
+            "--accumulate": accumulate, "--base-batch-size": base_batch_size,
         }  # fmt: skip
         for name, value in positive.items():
             if value is not None and value < 1:
@@ -134,6 +156,8 @@ def add(app: App) -> None:
             "lr_grid": lr_grid, "choose": choose, "seeds": seeds, "steps": steps, "batch_size": batch_size,
             "schedule": schedule, "device": device, "dtype": dtype, "threads": threads, "eval_every": eval_every,
             "eval_size": eval_size, "record_every": record_every, "target": target, "validation": validation,
-            "out": out, "resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds,
+            "accumulate": accumulate, "warmup": warmup, "lr_scaling": lr_scaling, "base_batch_size": base_batch_size,
+            "shard": shard, "out": out, "resume": resume, "overwrite": overwrite,
+            "checkpoint_seconds": checkpoint_seconds,
         }  # fmt: skip
         run(request, data=data, data_dir=data_dir, model=model, task=task, json=json)

@@ -15,7 +15,9 @@ from torch import nn
 
 from layerpace.checks import check_range
 from layerpace.monitors.follower import RECORDS
+from layerpace.monitors.processes import from_writer, writes
 from layerpace.monitors.quantities import QUANTITIES
+from layerpace.sharding import is_distributed
 
 if TYPE_CHECKING:
     from layerpace.monitors.monitor import Monitor
@@ -88,15 +90,22 @@ def check_options(what: str, every: int, options: Mapping[str, Any]) -> None:
             raise TypeError(f"{what} got an unknown option {name!r}; it takes every, {', '.join(known)}")
 
 
-def check_whole(what: str, model: nn.Module) -> None:
-    """Raise for a model whose parameters are spread over processes: one process has not all that it would measure.
+def check_layers(what: str, model: nn.Module) -> None:
+    """Raise for a model whose parameters have no layers left that could be watched.
 
     Raises:
-        NotImplementedError: some are DTensors, or FullyShardedDataParallel has flattened them.
+        NotImplementedError: FullyShardedDataParallel (FSDP1) has flattened them.
     """
-    flattened = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    if flattened or any(hasattr(param, "placements") for param in model.parameters()):
-        raise NotImplementedError(f"{what} cannot watch parameters that are sharded over processes; leave it out there")
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise NotImplementedError(
+            f"{what} cannot watch a model in FullyShardedDataParallel (FSDP1), whose flat parameters have no layers "
+            "left: shard it with torch.distributed.fsdp.fully_shard (FSDP2) instead, or leave the callback out"
+        )
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether some parameters are DTensors: every process must make the monitor then, else rank 0 alone."""
+    return any(is_distributed(param) for param in model.parameters())
 
 
 def open_monitor(
@@ -109,6 +118,9 @@ def open_monitor(
     settings: Mapping[str, Any],
 ) -> Monitor:
     """A Monitor of a training that begins, or goes on from a checkpoint.
+
+    Where parameters are DTensors every process must call it. Rank 0 decides then, and alone touches folders: other
+    ranks get no folder, and need no state.
 
     Args:
         model: the module to watch.
@@ -125,9 +137,16 @@ def open_monitor(
 
     options = dict(options)
     options["settings"] = {**settings, **(options.get("settings") or {})}
+    first, spread = writes(), is_spread(model)
     if "out" not in options:
-        options["out"] = None if folder is None else _place(folder, None if state is None else state["run"])
-    if state is not None and has_records(options["out"]):
+        earlier = None if state is None else state["run"]
+        options["out"] = _place(folder, earlier) if first and folder is not None else None
+    resume = first and state is not None and has_records(options["out"])
+    if spread:
+        resume, counts = from_writer((resume, None if state is None else state["monitor"]["counts"]))
+        if not first:  # the initial weights come from rank 0, too
+            state = None if counts is None else {"monitor": {"counts": counts, "initial": {}}}
+    if resume:
         options["resume"] = True
     monitor = Monitor(model, optimizers, every=every, **options)
     if state is not None:

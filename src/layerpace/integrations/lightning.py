@@ -12,8 +12,9 @@ import torch
 from layerpace.integrations.attach import (
     based_on,
     callback_classes,
+    check_layers,
     check_options,
-    check_whole,
+    is_spread,
     open_monitor,
     own_class,
     plain,
@@ -47,12 +48,15 @@ class LayerMonitor:
     module logs, and the loss that ``training_step`` returns (the mean over accumulated batches), for the report.
 
     The records are in ``layers`` under ``trainer.log_dir``: ``layerpace report`` that folder. With ``fast_dev_run``,
-    and if ``log_dir`` is a URL, they are in memory only, unless ``out`` is given. Only the process of rank 0 measures.
-    Lightning clips gradients before the optimizer's step: ``grad_norm`` is that of the clipped gradient.
+    and if ``log_dir`` is a URL, they are in memory only, unless ``out`` is given. Lightning clips gradients before the
+    optimizer's step: ``grad_norm`` is that of the clipped gradient.
 
     Checkpoints have the monitor's state, initial weights included, unless ``initial=None``. A training that goes on
     with ``ckpt_path`` goes on with its records: those after the checkpoint are dropped, none is made twice; in a new
     ``log_dir`` it goes on with a copy. A second ``fit`` of the same trainer goes on, too.
+
+    Only the process of rank 0 measures. Where parameters are sharded (ModelParallelStrategy: FSDP2, tensor parallelism)
+    all processes measure their parts, the figures are those of whole layers, and rank 0 alone writes them.
 
     Args:
         every: optimizer steps between records.
@@ -60,12 +64,14 @@ class LayerMonitor:
         **options: those of `lp.Monitor`, such as ``out``, ``sinks``, ``rotation_every``, ``second_moment``.
 
     Attributes:
-        monitor: the `lp.Monitor` of the current or the last ``fit``; None before that and on other ranks.
+        monitor: the `lp.Monitor` of the current or the last ``fit``; None before that, and on other ranks unless
+            parameters are sharded.
 
     Raises:
         ImportError: Lightning is not installed.
         TypeError, ValueError: an unknown option, or ``every`` below 1.
-        NotImplementedError: when the training starts, for a strategy that shards parameters over processes.
+        NotImplementedError: when the training starts, for FSDPStrategy, which is FSDP1 and flattens parameters:
+            ModelParallelStrategy with ``fully_shard`` does not.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> LayerMonitor:
@@ -78,6 +84,7 @@ class LayerMonitor:
         self.monitor: Monitor | None = None
         self._trainer: Callable[[], Any] = _no_trainer
         self._fitting = self._watching = False
+        self._first = True  # whether this process is rank 0
         self._restored: dict[str, Any] | None = None
         self._start_scalars()
 
@@ -95,14 +102,16 @@ class LayerMonitor:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach: optimizers exist, weights and their state are restored, the sanity check is over."""
-        check_whole("LayerMonitor", pl_module)
+        check_layers("LayerMonitor", pl_module)
         folder = self._folder(trainer)  # asks all ranks
         state, self._restored = self._restored, None
         if state is None and self.monitor is not None and self._trainer() is trainer:
             state = saved_state(self.monitor)
         self._close()
         self._trainer = weakref.ref(trainer)
-        if not trainer.is_global_zero:
+        self._first = trainer.is_global_zero
+        if not self._first and not is_spread(pl_module):
+            self.monitor = None
             return
         options = dict(self.options)
         if self.logger:
@@ -143,7 +152,7 @@ class LayerMonitor:
         """Of the monitor, and where its records are; empty on other ranks."""
         if self._restored is not None:
             return self._restored
-        return {} if self.monitor is None else saved_state(self.monitor)
+        return {} if self.monitor is None or not self._first else saved_state(self.monitor)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the training starts. A test or a validation of a checkpoint restores it, too: that is nothing."""
@@ -159,7 +168,7 @@ class LayerMonitor:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the loss and the module's scalars if this batch made a recorded step."""
-        if self.monitor is None or not self._watching:
+        if self.monitor is None or not self._watching or not self._first:
             return
         first, step = self._seen + 1, self.monitor.step  # without a step, the batch is for the next one
         stepped = step >= first
@@ -195,7 +204,7 @@ class LayerMonitor:
 
     def _new_metrics(self, trainer: Any) -> dict[str, float]:
         """The scalars of ``trainer.callback_metrics`` that are new since the last call; it keeps the old ones."""
-        if self.monitor is None or not self._watching:
+        if self.monitor is None or not self._watching or not self._first:
             return {}
         step, metrics = self.monitor.step, trainer.callback_metrics
         new = {}

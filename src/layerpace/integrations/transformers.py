@@ -13,8 +13,9 @@ import torch
 from layerpace.integrations.attach import (
     based_on,
     callback_classes,
+    check_layers,
     check_options,
-    check_whole,
+    is_spread,
     open_monitor,
     own_class,
     plain,
@@ -55,11 +56,13 @@ class LayerMonitorCallback:
     ``optimizer.step``, before gradients are cleared; with gradient accumulation that is once per accumulated batch.
     What the Trainer logs (loss, learning rate, the figures of an evaluation) is recorded, too, for the report.
 
-    The records are in ``layers`` under ``args.output_dir``: ``layerpace report`` that folder. Only the first process
-    measures. The Trainer clips gradients before the optimizer's step (``max_grad_norm=1.0`` unless told otherwise):
-    a layer's ``grad_norm`` is that of the clipped gradient; the scalar ``total_grad_norm`` is the Trainer's own, of all
-    gradients before clipping. The Trainer tells no callback of an exception: what was measured in the last seconds
-    before one may not be written.
+    The records are in ``layers`` under ``args.output_dir``: ``layerpace report`` that folder. The Trainer clips
+    gradients before the optimizer's step (``max_grad_norm=1.0`` unless told otherwise): a layer's ``grad_norm`` is that
+    of the clipped gradient; the scalar ``total_grad_norm`` is the Trainer's own, of all gradients before clipping. The
+    Trainer tells no callback of an exception: what was measured in the last seconds before one may not be written.
+
+    Only the first process measures. Where parameters are sharded (FSDP2: ``fsdp_config={"version": 2}``, or tensor
+    parallelism) all processes measure their parts, the figures are those of whole layers, and the first alone writes.
 
     Each checkpoint gets a file ``layerpace.pt`` with the monitor's state, initial weights included, unless
     ``initial=None``. A training that goes on with ``resume_from_checkpoint`` goes on with its records: those after the
@@ -71,12 +74,13 @@ class LayerMonitorCallback:
         **options: those of `lp.Monitor`, such as ``out``, ``sinks``, ``rotation_every``, ``second_moment``.
 
     Attributes:
-        monitor: the `lp.Monitor` of the current or the last training; None before that and in other processes.
+        monitor: the `lp.Monitor` of the current or the last training; None before that, and in other processes unless
+            parameters are sharded.
 
     Raises:
         ImportError: transformers is not installed.
         TypeError, ValueError: an unknown option, or ``every`` below 1.
-        NotImplementedError: when the training starts, if the model's parameters are sharded over processes.
+        NotImplementedError: when the training starts, for FSDP1, which flattens parameters.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> LayerMonitorCallback:
@@ -99,11 +103,13 @@ class LayerMonitorCallback:
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         """Attach: the optimizer exists, and both it and the model have what a checkpoint had."""
-        check_whole("LayerMonitorCallback", model)
+        check_layers("LayerMonitorCallback", model)
         self._close()  # a Trainer that looks for a batch size that fits begins several times
-        if not state.is_world_process_zero:
+        first = state.is_world_process_zero
+        if not first and not is_spread(model):
+            self.monitor = None
             return
-        saved = _load(args, state.global_step) if state.global_step > 0 else None
+        saved = _load(args, state.global_step) if first and state.global_step > 0 else None
         settings = {"trainer": "transformers", **plain({name: getattr(args, name, None) for name in SETTINGS})}
         folder = Path(args.output_dir) / "layers"
         self.monitor = open_monitor(model, optimizer, self.every, self.options, folder, saved, settings)
@@ -116,14 +122,16 @@ class LayerMonitorCallback:
             for name, value in (logs or {}).items()
             if isinstance(value, (int, float)) and name not in BOOKKEEPING and not name.endswith(CLOCK)
         }
-        if self.monitor is not None and self._watching and figures:
+        if self.monitor is not None and self._watching and state.is_world_process_zero and figures:
             self.monitor.log(figures)
             self.monitor.flush()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put the monitor's state into the checkpoint that the Trainer has just written."""
         checkpoint = _checkpoint(args, state.global_step)
-        if self.monitor is None or not checkpoint.is_dir():  # a search over settings saves elsewhere
+        if self.monitor is None or not state.is_world_process_zero:
+            return
+        if not checkpoint.is_dir():  # a search over settings saves elsewhere
             return
         self.monitor.flush()
         aside = checkpoint / f"{STATE}.part"

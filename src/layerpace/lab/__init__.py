@@ -1,6 +1,7 @@
 """The lab: train one model with several optimizers on real data, and see which trains best and how evenly.
 
-    layerpace compare                    the command
+    layerpace compare, layerpace train   the commands; under torchrun on several processes
+    lab.single.resolve, lab.single.run   one training, from its config to its result
     lab.Task, lab.Dataset                what a task of your own is made of
     lab.compare.compare                  the same from Python, with a Reporter of your own; see lab.command
 

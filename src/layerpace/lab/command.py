@@ -1,4 +1,4 @@
-"""`layerpace compare` from a parsed command line to the printed table."""
+"""`layerpace compare` from a parsed command line to the printed table; under torchrun, as one of its processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from . import memory
-from .errors import UsageError
 
 
 def run(
@@ -19,8 +18,9 @@ def run(
     memory.keep()
     from rich.console import Console
 
-    from .compare import compare
+    from .compare import Nobody, compare
     from .models import DEFAULT_MODEL
+    from .parallel import processes, speaks
     from .plan import Request
     from .plots import draw
     from .progress import reporter
@@ -32,17 +32,20 @@ def run(
     console = Console(stderr=True)
 
     def warn(message: str) -> None:
-        console.print(message, style="yellow", soft_wrap=True, highlight=False, markup=False)
+        if speaks():
+            console.print(message, style="yellow", soft_wrap=True, highlight=False, markup=False)
 
     # what a task of the user's prints is not part of the JSON document
     aside = redirect_stdout(sys.stderr) if json else nullcontext()
-    with StopSignals() as signals, aside:
-        made = from_reference(task) if task is not None else built_in(data, model, data_dir, warn)
+    with StopSignals() as signals, aside, processes(request["device"], request["shard"]) as team:
+        if team.restarted():  # what torchrun does not know is that --resume goes on
+            request = {**request, "resume": True, "overwrite": False}
+        made = team.in_turn(lambda: from_reference(task) if task is not None else built_in(data, model, data_dir, warn))
         named = (model or DEFAULT_MODEL[data]) if task is None else None
-        if request["target"] is not None and made.metric_name == "accuracy" and not 0 < request["target"] <= 1:
-            raise UsageError(f"--target {request['target']:g}: an accuracy between 0 and 1, such as 0.9")
-        with reporter(console) as progress:
-            results = compare(Request(**request, model=named), made, progress, signals, draw)
+        with reporter(console) if team.first else nullcontext(Nobody()) as progress:
+            results = compare(Request(**request, model=named), made, progress, signals, draw, team)
+    if not team.first:
+        return
     if json:
         sys.stdout.write(to_json(results, indent=2) + "\n")
     else:

@@ -19,7 +19,12 @@ class Stopped(BaseException):
     """SIGINT or SIGTERM arrived; everything needed to go on is on disk.
 
     Like KeyboardInterrupt it is no Exception, so that no `except Exception` on its way swallows it.
+
+    Attributes:
+        resume: whether the command goes on only with --resume.
     """
+
+    resume = True
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)

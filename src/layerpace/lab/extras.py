@@ -1,4 +1,4 @@
-"""Packages of the extra `lab`, asked for when they are needed."""
+"""Packages of the extras, asked for when they are needed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from .errors import LabError
 
 
-def require(modules: Iterable[str], what: str) -> None:
+def require(modules: Iterable[str], what: str, extra: str = "lab") -> None:
     """Raise a one-line LabError that says how to install whichever of `modules` is missing."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         names = {"sklearn": "scikit-learn"}
         listed = ", ".join(names.get(name, name) for name in missing)
-        raise LabError(f"{what} needs {listed}: pip install 'layerpace[lab]'")
+        raise LabError(f"{what} needs {listed}: pip install 'layerpace[{extra}]'")

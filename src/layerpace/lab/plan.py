@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .errors import UsageError
-from .methods import DEFAULT_METHODS, DEFAULT_RATES, SCHEDULES, Method, parse_method, slug
+from .methods import DEFAULT_METHODS, DEFAULT_RATES, Method, parse_method, slug
 from .records import digest
+from .settings import Options, Settings, check, decide, facts
 from .tasks import Task
-from .training import Settings
 
 VALIDATION_SHARE = 0.1
-VERSION = 2  # of the run folder's layout and of what a run computes
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, kw_only=True)
+class Request(Options):
     """What the user asked for; None: the task's own.
 
     Attributes:
         lr_grid: rates for every method that was named without an lr.
-        model: the model's name, for the record and for `DEFAULT_RATES`.
         validation: share of the training set held out; None: a tenth if any method has several rates.
+        shard: how processes share a model: "ddp" or "fsdp"; see `parallel`.
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     lr_grid: tuple[float, ...] = ()
-    model: str | None = None
-    batch_size: int | None = None
-    steps: int | None = None
     seeds: int = 3
-    device: str = "cpu"
-    dtype: str = "fp32"
-    schedule: str | None = None
-    eval_every: int | None = None
-    record_every: int | None = None
-    eval_size: int | None = 2000
-    target: float | None = None
     choose: str = "score"
-    validation: float | None = None
-    threads: int | None = None
-    checkpoint_seconds: float = 15.0
+    shard: str = "ddp"
     out: Path | None = None
     resume: bool = False
     overwrite: bool = False
@@ -68,11 +55,17 @@ class Plan:
     cells: tuple[Cell, ...]
     settings: Settings
     request: Request
-    target: float | None
-    validation: int
-    threads: int | None
     config: dict[str, Any]
     out: Path
+
+    @property
+    def target(self) -> float | None:
+        return self.settings.target
+
+    @property
+    def validation(self) -> int:
+        """Training examples that are held out."""
+        return self.settings.held_out
 
     def run_config(self, cell: Cell) -> dict[str, Any]:
         shared = {k: v for k, v in self.config.items() if k not in ("methods", "lr_grid", "seeds", "choose", "target")}
@@ -86,12 +79,10 @@ class Plan:
 
 def plan(request: Request, task: Task) -> Plan:
     """Check the whole request before anything is trained or written."""
+    check(vars(request))
     methods = tuple(parse_method(spec, DEFAULT_RATES.get(request.model or "")) for spec in request.methods)
     if not methods:
         raise UsageError("--methods: name at least one")
-    schedule = request.schedule or task.schedule
-    if schedule not in SCHEDULES:
-        raise UsageError(f"--schedule {schedule}: choose from {', '.join(SCHEDULES)}")
     tried = {method: method.rates_to_try(request.lr_grid) for method in methods}
     named = list(task.model().named_parameters())
     for method, rates in tried.items():
@@ -101,33 +92,23 @@ def plan(request: Request, task: Task) -> Plan:
         {(c.method.name, str(sorted(c.method.options.items())), c.method.schedule, c.lr, c.seed) for c in cells}
     ) < len(cells):
         raise UsageError("--methods: the same method with the same options and rate is there twice")
-    settings = make_settings(request, task)
-    examples = len(task.data.train_inputs)
+    several = any(len(rates) > 1 for rates in tried.values())
     share = request.validation
     if share is None:
-        share = VALIDATION_SHARE if any(len(rates) > 1 for rates in tried.values()) else 0.0
-    if not 0 <= share < 1:
-        raise UsageError(f"--validation {share}: must be at least 0 and less than 1")
-    validation = round(share * examples)
-    if not validation and any(len(rates) > 1 for rates in tried.values()):
+        share = VALIDATION_SHARE if several else 0.0
+    settings = decide(replace(request, validation=share), task)
+    if not settings.held_out and several:
         raise UsageError("--validation 0: several rates need held-out examples to choose by")
-    if not 1 <= settings.batch_size <= examples - validation:
-        raise UsageError(
-            f"--batch-size {settings.batch_size}: must be 1 to {examples - validation}, the training examples"
-        )
-    target = task.target if request.target is None else request.target
-    if request.choose == "steps" and target is None:
+    if request.choose == "steps" and settings.target is None:
         raise UsageError("--choose steps: there is no target to count steps to; pass --target")
-    if not 0 <= request.checkpoint_seconds < float("inf"):
-        raise UsageError(f"--checkpoint-seconds {request.checkpoint_seconds}: must be 0 or more seconds")
-    threads = task.threads if request.threads is None else request.threads
+    known = facts(task, named)
     config = {
-        "version": VERSION,
+        "version": known["version"],
         "task": task.name,
         "model": request.model,
-        "parameters": digest({name: [*p.shape] for name, p in named}),
-        "source": task.source,
-        "data": task.data.fingerprint(),
+        "parameters": known["parameters"],
+        "source": known["source"],
+        "data": known["fingerprint"],
         "methods": list(request.methods),
         "lr_grid": list(request.lr_grid),
         "seeds": request.seeds,
@@ -139,32 +120,13 @@ def plan(request: Request, task: Task) -> Plan:
         "eval_every": settings.eval_every,
         "record_every": settings.record_every,
         "eval_size": settings.eval_size,
-        "validation": validation,
+        "validation": settings.held_out,
         "choose": request.choose,
-        "target": target,
-        "threads": threads or torch.get_num_threads(),
+        "target": settings.target,
+        "threads": settings.threads or torch.get_num_threads(),
+        "accumulate": settings.accumulate,
+        "warmup": settings.warmup,
+        "lr_scale": settings.lr_scale,
     }
     out = request.out or Path("runs") / f"compare-{slug(task.name)}-{digest(config)}"
-    return Plan(task, methods, cells, settings, request, target, validation, threads, config, out)
-
-
-def make_settings(request: Request, task: Task) -> Settings:
-    steps = task.steps if request.steps is None else request.steps
-    eval_every = request.eval_every or max(1, min(task.eval_every, steps))
-    try:
-        device = torch.device(request.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"--device {request.device}: {reason}") from None
-    return Settings(
-        steps=steps,
-        batch_size=request.batch_size or task.batch_size,
-        eval_every=eval_every,
-        record_every=request.record_every or eval_every,
-        eval_size=request.eval_size,
-        dtype=request.dtype,
-        device=device,
-        schedule=request.schedule or task.schedule,
-        checkpoint_seconds=request.checkpoint_seconds,
-    )
+    return Plan(task, methods, cells, settings, request, config, out)

@@ -5,7 +5,7 @@ So a run can be read by `layerpace report` and `layerpace watch`, while it train
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -27,6 +27,7 @@ def watch(model: nn.Module, optimizer: Optimizer, every: int, folder: RunFolder,
     does not hold them.
     """
     settings = {key: folder.config[key] for key in SETTINGS if key in folder.config}
+    settings["task"] = folder.config.get("name", settings.get("task"))  # of a single run; its "task" is where that is
     settings["autocast"] = "bf16" if folder.config.get("dtype") == "bf16" else None
     return Monitor(model, optimizer, every, out=folder.path, rotation_every=every, resume=resume, settings=settings)
 
@@ -41,6 +42,11 @@ def scalars(row: Mapping[str, Any], metric: str) -> dict[str, float]:
     metric = "score" if metric == "loss" else metric  # test_loss is there already
     found = {key.removesuffix("score") + metric if key.endswith("_score") else key: x for key, x in row.items()}
     return {key: value for key, value in found.items() if key != "step" and value is not None}
+
+
+def steps_to(curve: Sequence[Mapping[str, Any]], key: str, target: float | None) -> int | None:
+    """The first evaluation at or above the target; None: there is none."""
+    return next((row["step"] for row in curve if target is not None and row[key] >= target), None)
 
 
 def summary(folder: RunFolder) -> dict[str, Any]:

@@ -56,9 +56,9 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(without_nan(value), indent=indent, allow_nan=False)
 
 
-def digest(value: Any) -> str:
-    """8 hexadecimal digits that change with the content."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+def digest(value: Any, length: int = 8) -> str:
+    """`length` hexadecimal digits that change with the content."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -72,13 +72,20 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 class RunFolder:
-    """One run's files."""
+    """One run's files; with ``make`` off a folder that another process, rank 0, has made and writes to."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], make: bool = True) -> None:
         self.path, self.config = path, config
+        if not make:
+            return
         path.mkdir(parents=True, exist_ok=True)
         if not (path / CONFIG).exists():
             write(path / CONFIG, to_json(config, indent=2))
+
+    def kept(self) -> dict[str, Any]:
+        """What config.json says."""
+        config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
+        return config
 
     def result(self) -> dict[str, Any] | None:
         """What DONE holds, None for a run that is not finished."""
@@ -129,11 +136,17 @@ class RunFolder:
 
 
 class Folder:
-    """OUT: opened once a process, held by a lock that goes away with the process."""
+    """OUT: opened once a process, held by a lock that goes away with the process.
 
-    def __init__(self, path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        self.path = path
+    With ``own`` off it is held by another process, rank 0, which makes the same comparison with this one.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, own: bool = True) -> None:
+        self.path, self.own = path, own
         self.config: dict[str, Any] = {"kind": KIND, **json.loads(to_json(config))}
+        self.lock: Lock | None = None
+        if not own:
+            return
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file, not a folder")
         try:
@@ -186,16 +199,16 @@ class Folder:
 
     def compare(self, found: Mapping[str, Any]) -> None:
         """Refuse to mix two comparisons, naming what differs."""
-        keys = [key for key in {**found, **self.config} if found.get(key) != self.config.get(key)]
-        if keys:
-            changes = ", ".join(f"{key} was {short(found.get(key))}, now {short(self.config.get(key))}" for key in keys)
-            raise UsageError(f"--resume: {self.path} was made with other settings ({changes}); use another --out")
+        changed = changes(found, self.config)
+        if changed:
+            raise UsageError(f"--resume: {self.path} was made with other settings ({changed}); use another --out")
 
     def run(self, name: str, config: Mapping[str, Any]) -> RunFolder:
-        return RunFolder(self.path / "runs" / name, config)
+        return RunFolder(self.path / "runs" / name, config, make=self.own)
 
     def close(self) -> None:
-        self.lock.release()
+        if self.lock is not None:
+            self.lock.release()
 
     def __enter__(self) -> Folder:
         return self
@@ -204,6 +217,12 @@ class Folder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def changes(found: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two configs, in words; "" for nothing."""
+    keys = [key for key in {**found, **now} if found.get(key) != now.get(key)]
+    return ", ".join(f"{key} was {short(found.get(key))}, now {short(now.get(key))}" for key in keys)
 
 
 def short(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,10 +12,10 @@ import torch
 from .data import raw_bytes
 
 
-def weights_digest(model: torch.nn.Module) -> str:
-    """sha256 over parameters and buffers: equal exactly where two runs ended with the same bits."""
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over a model's state dict: equal exactly where two runs ended with the same bits."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         digest.update(name.encode())
         digest.update(raw_bytes(tensor))
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from typing import Any
 
 from .methods import Method
 from .plan import Cell, Plan
+from .recording import steps_to
 from .records import CURVE, RunFolder
 
 Finished = dict[Cell, tuple[RunFolder, dict[str, Any]]]  # each run's folder, and what its DONE holds
@@ -58,11 +59,6 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "score_mean": self.mean, "score_sd": self.sd, "steps_to_target_mean": self.mean_steps}
-
-
-def steps_to(curve: Sequence[dict[str, Any]], key: str, target: float | None) -> int | None:
-    """The first evaluation at or above the target."""
-    return next((row["step"] for row in curve if target is not None and row[key] >= target), None)
 
 
 def summarize(plan: Plan, finished: Finished) -> list[Row]:

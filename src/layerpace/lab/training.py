@@ -1,62 +1,42 @@
 """One run: one model, one optimizer, one learning rate, one seed.
 
-Every run of a seed starts from the same weights and sees the same batches. A run that is killed goes on
-from its last checkpoint and ends with the same bits. Nothing in a step waits for the device; losses and
-what the run's monitor measures stay there until the next evaluation.
+Every run of a seed starts from the same weights and sees the same batches, whatever the number of processes that share
+each batch. A run that is killed goes on from its last checkpoint and, with as many processes, ends with the same bits.
+Nothing in a step waits for the device; losses and what the run's monitor measures stay there until the next evaluation.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from layerpace import schedules
 
-from .batches import Batches, evenly
+from .batches import Batches, evenly, portion
 from .clock import StepClock
 from .errors import Stopped
 from .methods import Method
-from .recording import scalars, state_of, summary, watch
+from .parallel import Team
+from .recording import scalars, state_of, steps_to, summary, watch
 from .records import CURVE, RunFolder
 from .reproducible import weights_digest
+from .settings import Settings
+from .states import handed_out, load_model, whole
 from .stopping import StopSignals
 from .tasks import Task
 
 EVAL_BATCH = {"cpu": 250}  # elsewhere 2000; on a CPU, activations should stay in its cache
+ASK = 8  # steps between looks at whether another process has a signal
 OnPoint = Callable[[int, float], None]  # (steps done, score)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all runs of a comparison share.
-
-    Attributes:
-        eval_every: steps between evaluations.
-        record_every: steps between recordings of the layers' updates; the first step is recorded, too.
-        eval_size: test (and held-out) examples of each evaluation, None for all; the end is scored on all.
-        dtype: "bf16": autocast; weights stay float32.
-        checkpoint_seconds: least time between checkpoints, 0 for one at every evaluation.
-    """
-
-    steps: int
-    batch_size: int
-    eval_every: int
-    record_every: int
-    eval_size: int | None
-    dtype: str
-    device: torch.device
-    schedule: str
-    checkpoint_seconds: float
-
-
 class Run:
-    """Trains one model; `train()` returns the run's result."""
+    """Trains one model; `train()` returns the run's result. All processes of a team make the same run together."""
 
     def __init__(
         self,
@@ -67,27 +47,32 @@ class Run:
         settings: Settings,
         folder: RunFolder,
         indices: tuple[Tensor, Tensor],
+        team: Team | None = None,
     ) -> None:
         """`task.data` is on the device; `indices` are the training and validation examples."""
-        self.task, self.settings, self.folder = task, settings, folder
+        self.task, self.settings, self.folder, self.seed = task, settings, folder, seed
+        self.team = team or Team()
         self.device = settings.device
         torch.manual_seed(seed)
         self.model = task.model().to(self.device)
         self.channels_last = len(task.data.input_shape) == 3
-        if self.channels_last:
+        if self.channels_last and not self.team.sharded:  # FSDP takes contiguous parameters only
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.wrapped = self.team.wrapped(self.model)
         train, validation = indices
-        self.batches = Batches(task.data, train, settings.batch_size, seed, task.augment)
+        self.batches = Batches(task.data, train, settings.batch_size, seed, task.augment, self.team)
         self.validation = validation[evenly(len(validation), settings.eval_size)].to(self.device)
         self.all_validation = validation.to(self.device)
         tests = len(task.data.test_inputs)
         self.tests = evenly(tests, settings.eval_size).to(self.device)
         self.all_tests = torch.arange(tests, device=self.device)
         named = list(self.model.named_parameters())
-        self.optimizer = method.build(named, lr)
-        self.scheduler = scheduler(method.schedule or settings.schedule, self.optimizer, settings.steps)
+        self.optimizer = method.build(named, lr * settings.lr_scale)
+        self.scheduler = scheduler(
+            method.schedule or settings.schedule, self.optimizer, settings.steps, settings.warmup
+        )
         self.clock = StepClock(self.device)
-        self.losses = torch.zeros(settings.steps, device=self.device)
+        self.losses = torch.zeros(settings.steps, device=self.device)  # of this process' shares; see `point`
         self.done = 0
         self.read = 0  # losses before this step have been looked at
         self.score = 0.0  # of the last evaluation
@@ -95,11 +80,14 @@ class Run:
 
     def train(self, signals: StopSignals, on_point: OnPoint) -> dict[str, Any]:
         """Run to the end, or to the first loss that is not finite, and write DONE."""
-        state = self.folder.restore(self.device)
+        place = self.device if self.team.size == 1 else torch.device("cpu")
+        state = handed_out(self.team, lambda: self.folder.restore(place))
         self.monitor = watch(
             self.model, self.optimizer, self.settings.record_every, self.folder, resume=state is not None
         )
         try:
+            if self.team.regroups:
+                self.rehearse()
             if state is not None:
                 self.load(state)
                 on_point(self.done, self.score)
@@ -115,25 +103,52 @@ class Run:
                         diverged = self.point(on_point)
                     if diverged is not None:  # no checkpoint of it: a run that goes on from one finds it again
                         break
-                    if due and time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
+                    if due and self.team.most(int(time.monotonic() - self.saved >= self.settings.checkpoint_seconds)):
                         self.save()
-                    if signals.received is not None:
+                    received = self.signal(signals, due)
+                    if received is not None:
                         self.save()
-                        raise Stopped(signals.received)
+                        raise Stopped(received)
             return self.finish(diverged)
         except BaseException:
             self.monitor.abandon()  # what goes on, goes on from the checkpoint
             raise
 
+    def rehearse(self) -> None:
+        """A backward pass that leaves no trace, so that all steps add gradients in one order: also after going on."""
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        inputs, targets, _ = self.batches.parts(0, self.settings.accumulate)[0]
+        with self.autocast():
+            loss = self.task.loss(self.forward(self.wrapped, inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+
+    def signal(self, signals: StopSignals, due: bool) -> int | None:
+        """The signal that a process has received; all processes hear of it after the same step."""
+        received = signals.received
+        if self.team.size == 1:
+            return received
+        return self.team.most(received or 0) or None if due or self.done % ASK == 0 else None
+
     def step(self) -> int | None:
         """One step; the step at which the optimizer itself refused a gradient that is not finite."""
-        inputs, targets = self.batches(self.done)
+        if self.team.size > 1:  # dropout that is another one in each process, and the same after going on
+            torch.manual_seed(self.batches.mixed(self.done, self.team.rank))
+        number = self.settings.accumulate
+        parts = self.batches.parts(self.done, number)
         self.clock.start()
-        with self.autocast():
-            loss = self.task.loss(self.forward(inputs), targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.losses[self.done] = loss.detach()
+        for place, (inputs, targets, share) in enumerate(parts):
+            with self.team.syncing(self.wrapped, on=place == number - 1):
+                with self.autocast():
+                    loss = self.task.loss(self.forward(self.wrapped, inputs), targets)
+                weight = share * self.team.size  # whose mean over the processes is the mean over the whole batch
+                (loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
+            self.losses[self.done] += loss.detach() * share
+        if self.team.size > 1:  # stochastic rounding that is the same in each replica
+            torch.manual_seed(self.batches.mixed(self.done))
         self.clock.before_optimizer()
         try:
             self.optimizer.step()
@@ -148,7 +163,7 @@ class Run:
 
     def point(self, on_point: OnPoint) -> int | None:
         """Evaluate, write what has gathered, and return the step of the first non-finite loss, if any."""
-        losses = self.losses[self.read : self.done].tolist()
+        losses = self.team.summed(self.losses[self.read : self.done].clone()).tolist()
         self.clock.collect()
         self.monitor.flush()  # before the evaluation's figures, for the same order of lines always
         for position, loss in enumerate(losses):
@@ -163,7 +178,7 @@ class Run:
             row["validation_score"], row["validation_loss"] = self.evaluate(
                 self.task.data.train_inputs, self.task.data.train_targets, self.validation
             )
-        self.folder.append(CURVE, [row])
+        self.team.told(lambda: self.folder.append(CURVE, [row]))
         self.monitor.log(scalars(row, self.task.metric_name), self.done)
         self.monitor.flush()
         self.read = self.done
@@ -173,22 +188,26 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, targets: Tensor, indices: Tensor) -> tuple[float, float]:
-        """(mean metric, mean loss) over the examples at `indices`."""
+        """(mean metric, mean loss) over the examples at `indices`, which the processes share out."""
+        self.team.align(self.model)
         self.model.eval()
-        score = torch.zeros((), device=self.device, dtype=torch.float64)
-        loss = torch.zeros((), device=self.device, dtype=torch.float64)
+        sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         with self.autocast():
-            for part in torch.split(indices, EVAL_BATCH.get(self.device.type, 2000)):
-                outputs = self.forward(self.task.data.floats(inputs[part]))
-                loss += self.task.loss(outputs, targets[part]) * len(part)
-                score += self.task.metric(outputs.float(), targets[part]).double().sum()
+            for batch in torch.split(indices, EVAL_BATCH.get(self.device.type, 2000) * self.team.size):
+                own, count = portion(len(batch), self.team.size, self.team.rank)
+                part = batch[own]
+                outputs = self.forward(self.model, self.task.data.floats(inputs[part]))
+                if count:
+                    sums[0] += self.task.metric(outputs.float(), targets[part]).double().sum()
+                    sums[1] += self.task.loss(outputs, targets[part]) * count
         self.model.train()
-        return score.item() / len(indices), loss.item() / len(indices)
+        score, loss = self.team.summed(sums).tolist()
+        return score / len(indices), loss / len(indices)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self.model(inputs)  # type: ignore[no-any-return]
+        return model(inputs)  # type: ignore[no-any-return]
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bf16")
@@ -207,50 +226,66 @@ class Run:
                     data.train_inputs, data.train_targets, self.all_validation
                 )
         self.monitor.flush()
-        result.update(**summary(self.folder), **self.clock.medians())
-        result["weights_sha256"] = weights_digest(self.model)
-        self.folder.finish(result, self.model.state_dict())
+        self.team.align(self.model)
+        weights = whole(self.model.state_dict())
+
+        def write() -> dict[str, Any]:
+            result.update(**summary(self.folder), **self.clock.medians())
+            result["steps_to_target"] = steps_to(self.folder.read(CURVE), "test_score", self.settings.target)
+            result["weights_sha256"] = weights_digest(weights)
+            self.folder.finish(result, weights)
+            return result
+
+        result = self.team.told(write)
         self.monitor.close()  # only now: it touches DONE
         return result
 
     def save(self) -> None:
+        """Write a checkpoint: what a process alone would write, also where several go on from it."""
         cuda = self.device.type == "cuda"
-        self.folder.save(
-            {
-                "step": self.done,
-                "read": self.read,
-                "score": self.score,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-                "losses": self.losses,
-                "monitor": state_of(self.monitor),
-                "clock": self.clock.state(),
-                "cpu_generator": torch.get_rng_state(),
-                "cuda_generator": torch.cuda.get_rng_state(self.device) if cuda else None,
-            }
-        )
+        self.team.align(self.model)
+        losses = self.losses.clone()
+        losses[self.read :] = self.team.summed(losses[self.read :].clone())
+        state = {
+            "step": self.done,
+            "read": self.read,
+            "score": self.score,
+            "model": whole(self.model.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "losses": losses,
+            "monitor": state_of(self.monitor),
+            "clock": self.clock.state(),
+            "cpu_generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+        self.team.told(lambda: self.folder.save(state))
         self.saved = time.monotonic()
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.done, self.read, self.score = state["step"], state["read"], state["score"]
-        self.model.load_state_dict(state["model"])
+        load_model(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        self.losses = state["losses"]
+        # Losses that are not looked at yet are sums over all processes: one of them has them.
+        self.losses = state["losses"].to(self.device) if self.team.first else torch.zeros_like(self.losses)
         self.monitor.load_state_dict(state["monitor"])
         self.clock.load(state["clock"])
         torch.set_rng_state(state["cpu_generator"].cpu())
-        if state["cuda_generator"] is not None:
+        if state["cuda_generator"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.device)
 
 
-def scheduler(name: str, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler | None:
-    """constant: none; linear: down to 1% at the last step (PercentDelta's eq. 10); cosine: down to 0."""
+def scheduler(name: str, optimizer: torch.optim.Optimizer, steps: int, warmup: int = 0) -> LRScheduler | None:
+    """constant: none; linear: down to 1% at the last step (PercentDelta's eq. 10); cosine: down to 0.
+
+    A warm-up of W steps comes before it, from lr/W at the first step to lr at step W; the schedule then takes the rest.
+    """
+    made: LRScheduler | None = None
     if name == "linear":
-        return schedules.linear_decay(optimizer, slope=1 / steps)
-    if name == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    return None
+        made = schedules.linear_decay(optimizer, slope=1 / (steps - warmup))
+    elif name == "cosine":
+        made = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - warmup)
+    return schedules.warmup(optimizer, warmup, made, start=1 / warmup) if warmup else made

@@ -18,7 +18,7 @@ from layerpace.backends import Velocity
 from layerpace.checks import check_choice, check_range
 from layerpace.directions import Direction
 from layerpace.entries import GroupOptions, Scaling, Settings
-from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_group
+from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_again, describe_group
 from layerpace.optim.keeping import PlanKeeper
 from layerpace.optim.loading import cast_state, check_loadable
 from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
@@ -246,7 +246,13 @@ class Layerwise(Optimizer):
     @property
     def layers(self) -> dict[Tensor, ParameterLayers]:
         """How each parameter is cut into layers, in the order of the groups."""
+        self._describe()
         return dict(self._layers)
+
+    def _describe(self) -> None:
+        """Cut into layers what has been put into the groups by hand."""
+        if any(param not in self._layers for group in self.param_groups for param in group["params"]):
+            self._layers = describe_again(self.param_groups, self._layers, self._exclude, self._segments)
 
     # The step
 
@@ -320,6 +326,7 @@ class Layerwise(Optimizer):
         captured: dict[str, Any] = {}
 
         def before(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+            self._describe()
             check_loadable(self, state)
             # What another optimizer's groups do not have, such as lr_multiplier, stays as it is here.
             pairs = zip(self.param_groups, state["param_groups"], strict=True)

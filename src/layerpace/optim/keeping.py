@@ -18,7 +18,7 @@ from torch import Tensor
 
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
-from layerpace.layers import ParameterLayers, describe_group
+from layerpace.layers import ParameterLayers
 from layerpace.optim.support import check_supported, real
 from layerpace.plan import Plan
 from layerpace.sharding import Held, held_of, is_distributed, take_gradients
@@ -146,6 +146,7 @@ class PlanKeeper:
     def _build(self, optimizer: Layerwise, scaling: Scaling) -> Plan | None:
         """A new plan; None: no parameter has a gradient. All checks come before the first change of state."""
         keys = (*(key for key in optimizer.defaults if key != "differentiable"), *VELOCITY)
+        optimizer._describe()
         groups: list[Known] = []
         still: list[Tensor] = []
         options: list[GroupOptions] = []
@@ -159,8 +160,6 @@ class PlanKeeper:
                 still += [param for param in every if param.grad is None]
             if not params:
                 continue
-            if any(param not in optimizer._layers for param in params):  # put there by hand
-                optimizer._layers |= describe_group(group, index, optimizer._exclude, optimizer._segments)
             known.options = optimizer._group_options(group, index)
             options.append(known.options)
             grads = [grad for param in params if (grad := param.grad) is not None]

@@ -1,0 +1,158 @@
+"""Makes one job: imports the runner, runs it, and leaves DONE or FAILED in the run's folder.
+
+`make` does so in the process that calls it. `python -m layerpace.lab.sweep.worker` is what `process.Process` starts: it
+reads the job from stdin, a line of JSON, and takes the end of stdin, which comes when its parent is no more, however
+that ended, for the order to stop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .. import memory
+from ..errors import LabError, Stopped
+from ..records import CONFIG, DONE, Lock, to_json, write
+from ..stopping import StopSignals
+from .protocol import FAILED, Job, Outcome
+
+WORKER_LOCK = ".worker"  # in a run's folder; the runner may have a lock of its own
+RAISED = 77  # exit status: the runner raised, and FAILED says what
+GRACE = 10.0  # seconds that a run has to write a checkpoint once it is told to stop
+PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
+
+
+def make(job: Job) -> Outcome:
+    """Make a job, or go on with it, with its number of CPU threads, in this process.
+
+    Returns "done" or "failed"; "lost" if another worker, of a sweep that was killed just now, does not let go of the
+    folder. What stops a process (`Stopped`, KeyboardInterrupt) goes through: the run is neither done nor failed then.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = held(job.folder / WORKER_LOCK)
+    except LabError as error:
+        return Outcome(job, "lost", str(error))
+    try:
+        if not (job.folder / DONE).exists():
+            if not (job.folder / CONFIG).exists():
+                write(job.folder / CONFIG, to_json(job.config, indent=2))
+            run(job)
+        (job.folder / FAILED).unlink(missing_ok=True)
+        return Outcome(job, "done")
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever a user's function raises, SystemExit too
+        write(job.folder / FAILED, traceback.format_exc())
+        return Outcome(job, "failed", last_line(error))
+    finally:
+        lock.release()
+
+
+def run(job: Job) -> None:
+    """Call the runner, and write its result if it has not done that itself."""
+    import torch
+
+    from .runner import Runner
+
+    torch.set_num_threads(job.threads)
+    runner = Runner.of(job.runner)
+    options = {key: value for key, value in job.options.items() if key in runner.options}
+    with StopSignals() as signals:
+        if "signals" in runner.options:
+            options["signals"] = signals
+        result = runner.function(dict(job.config), job.folder, **options)
+    if (job.folder / DONE).exists():
+        return
+    if not isinstance(result, Mapping):
+        raise TypeError(f"{job.runner} returned {type(result).__name__}, not a dict: the run's result")
+    write(job.folder / DONE, to_json(result, indent=2))
+
+
+def held(path: Path, patience: float = 2 * GRACE) -> Lock:
+    """The lock of a run's folder, waited for: the worker of a driver that was killed may still write a checkpoint."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return Lock(path)
+        except LabError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+def last_line(error: BaseException) -> str:
+    """What a traceback ends with, on one line."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())
+
+
+def watch(pipe: BinaryIO, orphaned: threading.Event) -> None:
+    """Wait for the parent's end; then stop: in good order, or after a grace by force."""
+    while pipe.read(1):
+        pass
+    orphaned.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    end_group(signal.SIGKILL)
+    os._exit(1)
+
+
+def end_group(signum: int) -> None:
+    """Send a signal to this process's group, where it leads one: it holds what the runner has started, and left."""
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signum)
+
+
+def die_with_parent() -> None:
+    """A second line on Linux, where even a runner that never lets another thread run is reached."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main() -> int:
+    """0: done; RAISED: failed; 128 + signal: stopped."""
+    die_with_parent()
+    order: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    pipe = os.fdopen(os.dup(0), "rb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the runner and its children must not read from the pipe
+    orphaned = threading.Event()
+    threading.Thread(target=watch, args=(pipe, orphaned), daemon=True).start()
+    if order["cpus"] and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, order["cpus"])
+    job = Job.from_dict(order["job"])
+    if job.runner.startswith("layerpace."):
+        memory.keep()
+    try:
+        return status(job)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_group(signal.SIGKILL if orphaned.is_set() else signal.SIGTERM)
+
+
+def status(job: Job) -> int:
+    """Make the job; the exit status that tells how it ended."""
+    try:
+        outcome = make(job)
+    except Stopped as stop:
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    if outcome.status == "failed":
+        print((job.folder / FAILED).read_text(), file=sys.stderr)
+        return RAISED
+    if outcome.status == "lost":
+        print(outcome.detail, file=sys.stderr)
+    return 0 if outcome.status == "done" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
