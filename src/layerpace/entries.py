@@ -9,9 +9,9 @@ from torch import Tensor
 
 from layerpace.backends import Velocity
 from layerpace.directions import Direction
+from layerpace.held import Held
 from layerpace.layers import ParameterLayers
 from layerpace.rules import Rule
-from layerpace.sharding import Held
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from layerpace.backends import Backend, FusedBackend
 from layerpace.buckets import Kinds, cut
 from layerpace.columns import MEASURED, Table
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
+from layerpace.held import take_gradients
 from layerpace.rows import Rows
 from layerpace.rules import Coefficients, Layers, Rule
-from layerpace.sharding import take_gradients
 
 
 class Plan:
@@ -150,11 +150,7 @@ class Part:
         if self._is_gated(scaling) != self.gated:
             return False
         for held, saved, known in self._held:
-            if (
-                not held.same(held.param)
-                or saved.keys() != known.keys()
-                or any(saved[k] is not known[k] for k in known)
-            ):
+            if not held.same(held.param) or not _same(saved, known):
                 return False
         for work, pairs in zip(self.works, self._complex, strict=True):
             if work.watch is None or not work.watch.check(torch.get_num_threads()):

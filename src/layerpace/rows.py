@@ -15,8 +15,9 @@ from torch import Tensor
 from layerpace.broadcast import by_layer, slices
 from layerpace.buckets import Bucket, Kinds
 from layerpace.entries import Entry
+from layerpace.held import Held
 from layerpace.layers import ParameterLayers
-from layerpace.sharding import Held, Sharing
+from layerpace.sharding import Sharing
 from layerpace.tensors import Scalar, Tensors
 
 

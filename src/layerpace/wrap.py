@@ -14,12 +14,13 @@ from layerpace import rules
 from layerpace.checks import check_range
 from layerpace.directions import SGD
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
+from layerpace.held import Held, held_of
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_again
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
 from layerpace.optim.support import check_supported, real, real_shape, step_device
 from layerpace.plan import Plan
 from layerpace.rules import Rule
-from layerpace.sharding import Held, check_placements, held_of, is_distributed, local
+from layerpace.sharding import check_placements, is_distributed, local
 from layerpace.step import layerwise_step
 
 # Hooks of saving and loading are the inner optimizer's; those of the step are each optimizer's own.
@@ -139,6 +140,7 @@ class Wrapped(Optimizer):
             automatic = {"exclude": self._exclude}
             groups = [group | automatic if group.get("exclude") == "auto" else group for group in self.param_groups]
             self._layers = describe_again(groups, self._layers, self._exclude, self._segments)
+            self._held = {param: held for param, held in self._held.items() if param in self._layers}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
@@ -191,6 +193,9 @@ class Wrapped(Optimizer):
             if entries:
                 options = [self._group_options(group) for group in self.param_groups]
                 plan = Plan(entries, options, self._settings, Scaling())
+                for entry in entries:
+                    if entry.held is not None:
+                        entry.held.publish(entry.state, entry.saved)
                 layerwise_step(plan, Scaling())
                 self.last_plan = plan if self.readers else None
         moved = [param for param, _ in members if param.grad is not None]

@@ -119,6 +119,24 @@ def bad_task() -> Task:
     return Task("bad", data, model, loss=loss, batch_size=16, steps=12, eval_every=4, threads=1)
 
 
+def unused_task() -> Task:
+    """With a trainable layer that no output comes from."""
+
+    def model() -> nn.Module:
+        class Spare(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(16, 2)
+                self.spare = nn.Linear(4, 3)
+
+            def forward(self, inputs: Tensor) -> Tensor:
+                return self.linear(inputs.flatten(1))  # type: ignore[no-any-return]
+
+        return Spare()
+
+    return Task("unused", tiny_data(), model, batch_size=16, steps=12, eval_every=4, threads=1)
+
+
 def generators(config: dict[str, Any], out: str) -> list[Tensor]:
     """The state that dropout finds the generator in, at each step."""
     seen: list[Tensor] = []

@@ -117,6 +117,17 @@ def test_a_comparison_and_a_monitored_training_land_in_one_table(tmp_path: Path,
     assert mine == [(2, 0.5), (4, None)]  # the last record has no loss
 
 
+def test_a_comparison_in_its_default_folder_is_not_one_run(tmp_path: Path) -> None:
+    """runs/compare-TASK-HASH/ has a config.json as runs have, and lies where they do."""
+    out = tmp_path / "runs" / "compare-digits-1"
+    lay(out, config={"kind": "layerpace compare"})
+    lay(out / "runs" / "adam-s0", config={"method": "adam"}, DONE={"status": "done"})
+    lay(out / "runs" / "lamb-s0", config={"method": "lamb"})
+    lay(tmp_path / "runs" / "train-digits-2", config={"method": "lars"})
+    assert [run.name for run in find([tmp_path / "runs"], pytest.fail)] == ["adam-s0", "lamb-s0", "train-digits-2"]
+    assert [run.name for run in find([out], pytest.fail)] == ["adam-s0", "lamb-s0"]
+
+
 def test_a_curve_is_a_row_an_evaluation(runs: Path) -> None:
     rows = curves([runs])
     assert rows[:2] == [

@@ -279,6 +279,46 @@ def test_overwrite_spares_what_is_not_a_training(name: str, content: str, messag
     assert (OUT / name).read_text() == content
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_restart_goes_on_only_where_its_own_launch_has_opened(monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    """`named`: the rendezvous has an id; else all attempts have a folder for logs in common."""
+
+    def attempt(number: int, launch: str) -> None:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch if named else "none")
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", f"/tmp/logs/{launch}/attempt_{number}/0/error.json")
+
+    config = {"fingerprint": "a"}
+    for old in ("alone", "other"):
+        if old == "other":
+            attempt(0, "other")
+        with opened(OUT, config, resume=False, overwrite=True):
+            (OUT / "config.json").write_text(json.dumps(config))
+            (OUT / "DONE").write_text("{}")
+        for number in (0, 1):  # the first was refused, so the second is, too
+            attempt(number, "this")
+            folder = opened(OUT, config, resume=False, overwrite=False, restarted=number > 0)
+            with pytest.raises(UsageError, match="holds a training already"), folder:
+                pass
+    with opened(OUT, config, resume=False, overwrite=True, restarted=True):  # lost before it had opened it
+        assert not (OUT / "DONE").exists()
+        (OUT / "config.json").write_text(json.dumps(config))
+        (OUT / "DONE").write_text("{}")
+    for resume, overwrite in ((False, False), (False, True)):
+        with opened(OUT, config, resume, overwrite, restarted=True):
+            assert (OUT / "DONE").exists()
+
+
+def test_what_is_somebody_elses_stays_as_it_is() -> None:
+    OUT.mkdir()
+    (OUT / "DONE").write_text("{}")
+    folder = opened(OUT, {"fingerprint": "a"}, resume=True, overwrite=False)
+    with pytest.raises(UsageError, match=r"has a DONE and no config\.json"), folder:
+        pass
+    assert [path.name for path in OUT.iterdir()] == ["DONE"]
+
+
 # The command
 
 

@@ -150,7 +150,6 @@ def test_sigterm_to_torchrun_stops_all_ranks_and_one_process_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--warmup", "400"], 2, "--warmup 400: must be 0 to 399"),
         (["--out", "taken"], 2, "holds a training already"),
         (["--steps", "many"], 2, "--steps"),
     ],

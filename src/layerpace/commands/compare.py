@@ -120,7 +120,8 @@ def add(app: App) -> None:
         shard
             How the processes of torchrun share the model. ddp: each has all of it, and gradients are averaged; fsdp:
             each keeps a part of every tensor. They share each batch out, so that the weights come out the same for any
-            number of them to rounding, but batch normalisation takes its statistics of each process' share.
+            number of them to rounding; but batch normalisation takes its statistics of each process' share, and
+            dropout leaves out other units in each process.
         target
             Score that "steps to" counts to (digits, mnist: 0.9).
         validation

@@ -38,8 +38,6 @@ def run(
     # what a task of the user's prints is not part of the JSON document
     aside = redirect_stdout(sys.stderr) if json else nullcontext()
     with StopSignals() as signals, aside, processes(request["device"], request["shard"]) as team:
-        if team.restarted():  # what torchrun does not know is that --resume goes on
-            request = {**request, "resume": True, "overwrite": False}
         made = team.in_turn(lambda: from_reference(task) if task is not None else built_in(data, model, data_dir, warn))
         named = (model or DEFAULT_MODEL[data]) if task is None else None
         with reporter(console) if team.first else nullcontext(Nobody()) as progress:

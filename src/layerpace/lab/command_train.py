@@ -26,12 +26,11 @@ def run(request: Mapping[str, Any], *, out: Path | None, resume: bool, overwrite
     # what a task of the user's prints is not part of the JSON document
     aside = redirect_stdout(sys.stderr) if json else nullcontext()
     with StopSignals() as signals, aside, processes(request["device"], shard) as team:
-        if team.restarted():  # what torchrun does not know is that --resume goes on
-            resume, overwrite = True, False
+        restarted = team.restarted()
         training = team.in_turn(lambda: prepare(request))
         path = out or Path("runs") / f"train-{training.name}"
         with ExitStack() as stack:
-            team.told(lambda: stack.enter_context(opened(path, training.config, resume, overwrite)))
+            team.told(lambda: stack.enter_context(opened(path, training.config, resume, overwrite, restarted)))
             shown = stack.enter_context(progress(Console(stderr=True), training, path, team))
             result = make(training, path, signals, shown, team)
     if not team.first:

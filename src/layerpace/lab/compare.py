@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from .batches import split
 from .errors import Stopped
+from .launches import flags, mark
 from .parallel import Team
 from .plan import Cell, Plan, Request, plan
 from .records import RESULTS, Folder, to_json, write
@@ -75,12 +76,15 @@ def compare(
     signals, team = signals or StopSignals(), team or Team()
     if not team.first:
         reporter = Nobody()
+    restarted = team.restarted()
     with ExitStack() as stack:
         folder = Folder(made.out, made.config, request.resume, request.overwrite, own=False)
 
         def opened() -> None:
             nonlocal folder
-            folder = stack.enter_context(Folder(made.out, made.config, request.resume, request.overwrite))
+            chosen = flags(made.out, request.resume, request.overwrite, restarted)
+            folder = stack.enter_context(Folder(made.out, made.config, *chosen))
+            mark(made.out)
 
         team.told(opened)
         reporter.begin(made)

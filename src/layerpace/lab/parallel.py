@@ -72,6 +72,11 @@ class Team:
         return self.shard == "ddp" and self.size > 2
 
     @property
+    def replicated(self) -> bool:
+        """Whether each process has the whole model, in a process group."""
+        return self.shard == "ddp" and self.joined
+
+    @property
     def sharded(self) -> bool:
         """Whether parameters are DTensors."""
         return self.shard == "fsdp" and self.joined
@@ -139,8 +144,11 @@ class Team:
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
-        """What to call in training. With "fsdp" the model's own parameters become DTensors, so before an optimizer."""
+    def wrapped(self, model: nn.Module, unused: bool = False) -> nn.Module:
+        """What to call in training. With "fsdp" the model's own parameters become DTensors, so before an optimizer.
+
+        ``unused``: a trainable parameter takes no part in a step.
+        """
         if not self.joined:
             return model
         device = next(model.parameters()).device
@@ -157,7 +165,9 @@ class Team:
             except (ValueError, NotImplementedError) as error:  # such as parameters without a dimension
                 raise UsageError(f"--shard fsdp: not with this model: {one_line(error)}") from None
             return model
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=unused
+        )
 
     def syncing(self, wrapped: nn.Module, on: bool) -> AbstractContextManager[Any]:
         """Forward and backward passes within average their gradients over the processes, or just add them up here."""

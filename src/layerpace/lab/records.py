@@ -71,6 +71,16 @@ def write(path: Path, content: str | bytes) -> None:
     os.replace(aside, path)
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder of --out if need be; a UsageError if it cannot be."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--out {path} is a file, not a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {path} cannot be made: {error.strerror}") from None
+
+
 class RunFolder:
     """One run's files; with ``make`` off a folder that another process, rank 0, has made and writes to."""
 
@@ -147,12 +157,8 @@ class Folder:
         self.lock: Lock | None = None
         if not own:
             return
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"--out {path} is a file, not a folder")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--out {path} cannot be made: {error.strerror}") from None
+        self.found()  # before anything is written into what is somebody else's
+        make_folder(path)
         self.lock = Lock(path / LOCK)
         self.open(resume, overwrite)
 

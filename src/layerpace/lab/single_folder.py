@@ -11,14 +11,17 @@ from typing import Any
 from ..monitors.folder import INITIAL
 from ..monitors.follower import RECORDS, RUN
 from .errors import UsageError
-from .records import CHECKPOINT, CONFIG, CURVE, DONE, LOCK, WEIGHTS, Lock, changes
+from .launches import flags, mark
+from .records import CHECKPOINT, CONFIG, CURVE, DONE, LOCK, WEIGHTS, Lock, changes, make_folder
 
 FAILED = "FAILED"
 FILES = (DONE, CHECKPOINT, WEIGHTS, CURVE, RECORDS, INITIAL, RUN, FAILED, CONFIG)  # DONE first: a part is not finished
 
 
 @contextmanager
-def opened(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[None]:
+def opened(
+    path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, restarted: bool = False
+) -> Iterator[None]:
     """Hold the lock of a folder that is new, or holds this training and may be gone on with, or is emptied.
 
     Args:
@@ -26,20 +29,18 @@ def opened(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool)
         config: of the training.
         resume: go on with what is there; where nothing is, start.
         overwrite: delete what is there.
+        restarted: torchrun has started this process again: go on with what an earlier attempt has opened.
 
     Raises:
         UsageError: there is another training, or this one and neither ``resume`` nor ``overwrite``, or something else.
         LabError: another process works in it.
     """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--out {path} is a file, not a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {path} cannot be made: {error.strerror}") from None
+    kept(path)  # before anything is written into what is somebody else's
+    make_folder(path)
     lock = Lock(path / LOCK)
     try:
         found = kept(path)
+        resume, overwrite = flags(path, resume, overwrite, restarted)
         if found is not None and overwrite:
             for name in FILES:
                 (path / name).unlink(missing_ok=True)
@@ -52,6 +53,7 @@ def opened(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool)
                 )
             if changed:
                 raise UsageError(f"--resume: {path} was made with other settings ({changed}); use another --out")
+        mark(path)
         yield
     finally:
         lock.release()
@@ -62,6 +64,8 @@ def kept(path: Path) -> dict[str, Any] | None:
     if not (path / CONFIG).exists():
         if (path / RUN).exists():
             raise UsageError(f"{path} is the folder of a run of your own: use another --out")
+        if (path / DONE).exists():
+            raise UsageError(f"{path} has a {DONE} and no {CONFIG}, so whose it is nobody knows: use another --out")
         return None
     try:
         config = json.loads((path / CONFIG).read_text())

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..held import Held
+from ..layers import ParameterLayers
 from .parallel import Team
 
 
@@ -70,9 +72,8 @@ def like(tensor: Tensor, param: Any) -> Tensor:
     """A whole tensor as a DTensor with the placements of a parameter, if that is one; without communication."""
     if not hasattr(param, "placements"):
         return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor.to(param.device), param.device_mesh, param.placements, src_data_rank=None)
+    held = Held(param, ParameterLayers("parameter"))
+    return held.distribute(held.shard(tensor.to(param.device)).clone())
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:

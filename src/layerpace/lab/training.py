@@ -58,9 +58,11 @@ class Run:
         self.channels_last = len(task.data.input_shape) == 3
         if self.channels_last and not self.team.sharded:  # FSDP takes contiguous parameters only
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.wrapped = self.team.wrapped(self.model)
         train, validation = indices
         self.batches = Batches(task.data, train, settings.batch_size, seed, task.augment, self.team)
+        self.wrapped = self.model
+        unused = self.team.replicated and self.team.most(int(self.leaves_out())) > 0
+        self.wrapped = self.team.wrapped(self.model, unused)
         self.validation = validation[evenly(len(validation), settings.eval_size)].to(self.device)
         self.all_validation = validation.to(self.device)
         tests = len(task.data.test_inputs)
@@ -114,16 +116,26 @@ class Run:
             self.monitor.abandon()  # what goes on, goes on from the checkpoint
             raise
 
-    def rehearse(self) -> None:
-        """A backward pass that leaves no trace, so that all steps add gradients in one order: also after going on."""
+    def rehearse(self) -> bool:
+        """A backward pass that leaves no trace, so that all steps add gradients in one order: also after going on.
+
+        Returns whether it has left a trainable parameter without a gradient.
+        """
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         inputs, targets, _ = self.batches.parts(0, self.settings.accumulate)[0]
         with self.autocast():
             loss = self.task.loss(self.forward(self.wrapped, inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.zero_grad(set_to_none=True)
+        unused = any(param.requires_grad and param.grad is None for param in self.model.parameters())
+        self.model.zero_grad(set_to_none=True)
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
+        return unused
+
+    def leaves_out(self) -> bool:
+        """Whether a trainable parameter takes no part in a step: DDP would wait for its gradient."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            return self.rehearse()
 
     def signal(self, signals: StopSignals, due: bool) -> int | None:
         """The signal that a process has received; all processes hear of it after the same step."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from layerpace.held import Held, held_of
 from layerpace.layers import ParameterLayers
 from layerpace.monitors.run import LayerInfo
 from layerpace.monitors.shards import Shards
 from layerpace.optim.base import Layerwise
-from layerpace.sharding import Held, held_of, is_distributed
+from layerpace.sharding import is_distributed
 from layerpace.wrap import Wrapped
 
 # What wrappers of modules put before the names of parameters.
@@ -36,14 +39,21 @@ class Layout:
         self._parameter_names: dict[Tensor, str] = {}
         self._count = 0
         self._held: dict[Tensor, Held] = {}
+        sharded: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+        for module in model.modules():
+            if isinstance(module, sharded):
+                module.reshard()  # after a forward pass without backward it has other parameters, whole ones
         self.grown()
         self.refresh()
 
     def refresh(self) -> None:
         """Take in parameters that have been added, and which layers are trained by now."""
         cuts = self.cuts()
+        self._held = {param: held for param, held in self._held.items() if param in cuts}
+        known = set(self._parameter_names.values())
         for name, param in self._parameters():
-            if param not in self._names:
+            # FSDP2's whole parameters stand in the place of those that it shards, and no optimizer has them.
+            if param not in self._names and (param in cuts or name not in known):
                 self._add(name, param, cuts.get(param))
         trained = {name: p in cuts and p.requires_grad for p, names in self._names.items() for name in names}
         self.layers[:] = [replace(layer, trained=trained[layer.name]) for layer in self.layers]

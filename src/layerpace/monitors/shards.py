@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerpace.held import Held, held_of
 from layerpace.layers import ParameterLayers
 from layerpace.optim.support import real
-from layerpace.sharding import Held, Sharing, held_of, is_distributed, local
+from layerpace.sharding import Sharing, is_distributed, local
 
 
 class Shards:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
+from layerpace.held import Held, held_of, take_gradients
 from layerpace.layers import ParameterLayers
 from layerpace.optim.support import check_supported, real
 from layerpace.plan import Plan
-from layerpace.sharding import Held, held_of, is_distributed, take_gradients
+from layerpace.sharding import is_distributed
 from layerpace.step import layerwise_step
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ class PlanKeeper:
             for param, cut in zip(params, layers, strict=True)
             if is_distributed(param)
         }
+        self._held = distributed  # nothing is kept of parameters that have gone
         take_gradients(distributed.values())
         found: list[Entry] = []
         for place, (params, grads, layers) in enumerate(members):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_the_search_for_rates_goes_to_the_best_one(tmp_path: Path) -> None:
         "import math\ndef run(config, folder): return {'test_score': -abs(math.log(config['lr'] / 0.02))}\n"
     )
     runs = Runs(tmp_path / "out", Runner.of(f"{tmp_path}/hill.py:run"))
-    spec = check({"search": {"kind": "rates", "refine": False}}, "hill", "hill.py")
+    spec = check({"runner": "hill.py:run", "search": {"kind": "rates", "refine": False}}, "hill", "hill.py")
     driver = begin(runs, lambda found: rates.make(spec.search, spec.requests, found), True, 2, False)
     driver.run(Here(slots=4), Silent(), StopSignals())
     assert {round(run.made.request["lr"], 4) for run in runs} == {0.0041, 0.0123, 0.037, 0.1111}
@@ -208,6 +209,29 @@ def test_a_search_that_waits_for_nothing_is_an_error_and_not_for_ever(setting: S
 
     with pytest.raises(LabError, match="waits for results"):
         setting.drive(Stuck({}))
+
+
+def test_a_cluster_without_room_for_a_moment_is_waited_for(setting: Setting) -> None:
+    class Shaky(Here):
+        waits = 0
+
+        def slots(self) -> int:
+            return 0 if self.waits % 3 else 2
+
+        def wait(self, timeout: float) -> Sequence[Outcome]:
+            self.waits += 1
+            return super().wait(timeout)
+
+    executor = Shaky()
+    setting.drive(Climb(setting.requests(0)[0]), executor)
+    assert said(setting.log, "end") == [1, 2, 3, 4, 5] and executor.waits > 5
+
+
+def test_a_run_that_is_gone_on_with_keeps_the_time_of_its_config(setting: Setting) -> None:
+    (run,) = setting.drive(setting.requests(1, raises=1)).runs
+    os.utime(run.folder / CONFIG, (1.7e9, 1.7e9))
+    setting.drive(setting.requests(1, raises=1))
+    assert said(setting.log, "begin") == [1, 1] and (run.folder / CONFIG).stat().st_mtime == 1.7e9
 
 
 def test_a_DONE_that_cannot_be_read_is_named(setting: Setting) -> None:

@@ -43,20 +43,20 @@ def finished(folder: Path) -> list[Path]:
 
 
 def test_SIGKILL_of_the_driver_leaves_no_worker_and_the_next_start_makes_the_rest(spec: Path) -> None:
-    source = write_spec(spec, 4, sleep=0.5, child=True)
+    source = write_spec(spec, 3, sleep=0.3, child=True)
     with sweep(spec, source, "--jobs", "2") as driver:
-        until(lambda: len(finished(spec)) == 2 and len(said(spec / "log", "begin")) > 2)
+        until(lambda: finished(spec) and len(said(spec / "log", "begin")) > 2)
         driver.kill()
         driver.wait(10)
         until(lambda: not workers(spec), 30)
     before = finished(spec)
-    assert 2 <= len(before) < 4  # a worker may just have been done
+    assert 1 <= len(before) < 3  # a worker may just have been done
     status, _, err = run(spec, source, "--jobs", "2")
     assert status == 0, err
-    assert f"{len(before)} finished before" in err and len(finished(spec)) == 4
+    assert f"{len(before)} finished before" in err and len(finished(spec)) == 3
     begins = Counter(said(spec / "log", "begin"))
     assert {begins[round(10 * json.loads(done.read_text())["test_score"])] for done in before} == {1}
-    assert set(begins) == {0, 1, 2, 3}
+    assert set(begins) == {0, 1, 2}
 
 
 def test_SIGKILL_of_a_worker_costs_its_run_alone_and_a_failure_stops_nothing(spec: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from layerpace.lab.sweep import local
 from layerpace.lab.sweep.process import Process
 from layerpace.lab.sweep.protocol import FAILED, LOG, Job, Outcome
 
-from .helpers import said, until, workers, write_runner
+from .helpers import environment, said, until, workers, write_runner
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups and affinity as on Linux")
 
@@ -106,6 +108,37 @@ def test_closing_stops_a_run_and_what_it_has_started(spec: Path) -> None:
         executor.close()
     until(lambda: not workers(spec), 30)
     assert not (spec / "run-0" / DONE).exists() and not (spec / "run-0" / FAILED).exists()
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from layerpace.lab.sweep.process import Process
+from layerpace.lab.sweep.protocol import Job
+
+folder = Path(sys.argv[1])
+Process(Job({"n": 0, "log": str(folder / "log"), "sleep": 60, "child": True}, folder / "run", "runner.py:run", 1))
+if os.fork() == 0:  # holds the pipe to the worker open
+    os.chdir("/")
+    (folder / "fork").write_text(str(os.getpid()))
+time.sleep(120)
+"""
+
+
+def test_a_run_ends_with_its_parent_also_where_a_fork_of_that_holds_the_pipe(spec: Path) -> None:
+    write_runner(spec)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(spec)], cwd=spec, env=environment())
+    try:
+        until(lambda: said(spec / "log", "begin") and (spec / "fork").exists() and len(workers(spec)) == 3)
+        parent.kill()
+        parent.wait(10)
+        until(lambda: not workers(spec), 30)  # nor the runner's child, which ignores SIGTERM
+        assert not (spec / "run" / FAILED).exists()
+    finally:
+        parent.kill()
+        parent.wait(10)
+        until(lambda: (spec / "fork").exists(), 5)
+        os.kill(int((spec / "fork").read_text()), signal.SIGKILL)
 
 
 def test_an_order_to_stop_that_a_runner_ignores_is_followed_by_force(spec: Path, monkeypatch: Any) -> None:

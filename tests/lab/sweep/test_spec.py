@@ -99,6 +99,28 @@ def test_what_is_wrong_is_named(table: Any, message: str) -> None:
         check(table, "spec", "spec.toml")
 
 
+OPTUNA = {"kind": "optuna", "trials": 3, "space": {"lr": [0.1, 0.2]}}
+
+
+@pytest.mark.parametrize("search", [{"kind": "rates"}, OPTUNA, {"kind": "rates", "objective": "validation_score"}])
+def test_a_search_over_trainings_needs_held_out_examples(search: dict[str, Any]) -> None:
+    held = {"base": {"validation": 0.1}, "search": search}
+    for table in ({"search": search}, {"base": {"validation": 0.0}, "search": search},
+                  {**held, "grid": {"validation": [0.1, 0.0]}}):  # fmt: skip
+        with pytest.raises(
+            UsageError, match=r"spec.toml: \[search\] needs held-out .* add validation = 0.1 to \[base\]"
+        ):
+            of(**table)
+    assert of(**held) == [{"validation": 0.1}]
+    assert of(search={**search, "objective": "test_score"}) == [{}]
+    assert of(runner="own.py:run", search=search) == [{}]
+
+
+def test_a_grid_needs_none_and_how_much_to_hold_out_may_be_searched() -> None:
+    assert of(grid={"lr": [1, 2]}) == [{"lr": 1}, {"lr": 2}]
+    assert of(search={**OPTUNA, "space": {"validation": [0.1, 0.2]}}) == [{}]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -131,9 +153,11 @@ def test_a_runner_without_resolve_puts_its_source_into_the_config(tmp_path: Path
     reference = write_runner(tmp_path)
     request = {"n": 3, "seed": 1}
     first = resolve(Runner.of(reference), request)
-    assert first.config["n"] == 3 and first.config["runner"]["reference"] == reference
+    assert first.config["n"] == 3 and first.config["runner"]["function"] == "run"
     assert first.name.startswith("run-s1-") and len(first.name.rpartition("-")[2]) == 12
     path = tmp_path / "runner.py"
+    (tmp_path / "elsewhere").mkdir()
+    assert resolve(Runner.of(write_runner(tmp_path / "elsewhere")), request).name == first.name
     path.write_text(path.read_text() + "\n# another version\n")
     assert resolve(Runner.of(reference), request).name != first.name
 

@@ -15,7 +15,7 @@ from typing import Any
 from ...monitors.follower import RECORDS, RUN, Follower, read_settings
 from ...monitors.run import Run
 from ..errors import LabError, UsageError, one_line
-from ..records import CHECKPOINT, CONFIG, CURVE, DONE, WEIGHTS
+from ..records import CHECKPOINT, CONFIG, CURVE, DONE, KIND, WEIGHTS
 from ..sweep.protocol import FAILED, REQUEST
 
 Warn = Callable[[str], None]
@@ -88,9 +88,17 @@ def walk(root: Path, warn: Warn) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         place = Path(path)
         lab = CONFIG in files and (place.parent.name == "runs" or any(mark in files for mark in MARKS))
-        if lab or RUN in files or RECORDS in files:
+        if (lab and not comparison(place)) or RUN in files or RECORDS in files:
             below[:] = []
             yield place
+
+
+def comparison(folder: Path) -> bool:
+    """Whether a folder is that of `layerpace compare`, which has its runs beneath it, and may lie in runs/ itself."""
+    try:
+        return table(folder / CONFIG).get("kind") == KIND
+    except (OSError, ValueError):
+        return False  # `read` says what is wrong with it
 
 
 def read(folder: Path) -> Found:

@@ -97,13 +97,15 @@ class Driver:
             with signals.polling():
                 reporter.begin(self)
                 while True:
-                    self.take(executor.slots() - len(self.underway) - len(self.queue))
+                    slots = executor.slots()
+                    self.take(slots - len(self.underway) - len(self.queue))
                     while self.queue and len(self.underway) < executor.slots():
                         self.submit(self.queue.popleft())
                     if not self.underway and not self.queue:
                         if self.searcher.finished():
                             return
-                        raise LabError("the searcher waits for results, and no run is under way")
+                        if slots > 0:  # a cluster may have none for a while, and nothing was asked for then
+                            raise LabError("the searcher waits for results, and no run is under way")
                     for outcome in executor.wait(TICK):
                         self.end(outcome)
                     reporter.tick()
@@ -134,7 +136,8 @@ class Driver:
             begun = read(run.folder / CONFIG)
             same = {key: value for key, value in begun.items() if key != "threads"} == config
             config["threads"] = (begun.get("threads") if same else None) or self.threads(run, config)
-        write(run.folder / CONFIG, to_json(config, indent=2))
+        if read(run.folder / CONFIG) != config:  # its time of writing is that of the run's beginning
+            write(run.folder / CONFIG, to_json(config, indent=2))
         return config
 
     def threads(self, run: Run, config: Config) -> int:

@@ -23,8 +23,7 @@ class Process:
     """Starts `worker` for a job; its output goes to log.txt in the run's folder.
 
     The worker has a process group of its own, so that Ctrl-C in the terminal reaches the driver alone, and is told the
-    driver's end by the pipe that is its stdin. Start it from the main thread: Linux takes the end of the thread that
-    started a process for the end of the parent.
+    driver's end by the pipe that is its stdin.
 
     Args:
         cpus: that it may run on; empty: all.

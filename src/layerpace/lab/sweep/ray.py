@@ -126,9 +126,12 @@ class Cluster:
             raise UsageError(f"device = {job.config['device']!r}: no node of the cluster has a GPU that Ray knows of")
         self.gpus = self.gpus or gpu
         (job.folder / PLACE).unlink(missing_ok=True)
+        # A run goes on with the threads that it began with, on a smaller cluster too: Ray would wait for such a node.
+        able = [node["Resources"] for node in self.nodes() if not gpu or node["Resources"].get("GPU")]
+        cpus = min([job.threads, max((int(found["CPU"]) for found in able), default=self.threads)])
         environment = {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
         task = self.task.options(
-            num_cpus=job.threads, num_gpus=int(gpu), max_retries=0, scheduling_strategy="SPREAD", name=job.folder.name
+            num_cpus=cpus, num_gpus=int(gpu), max_retries=0, scheduling_strategy="SPREAD", name=job.folder.name
         )
         self.running[task.remote(job.as_dict(), str(self.out), environment)] = job
 

@@ -1,8 +1,8 @@
 """What makes a run: a function of (config, folder) that returns a JSON-like dict, and how requests become configs.
 
 A module may have a function `resolve` beside it, which checks a request and fills in every default, as
-`layerpace.lab.single` has. Without one the request is the config, with the runner's reference and a digest of its
-source in it: once the source is changed, its runs are others.
+`layerpace.lab.single` has. Without one the request is the config, with the function's name and a digest of its source
+in it: once the source is changed, its runs are others; moved to another folder they stay the same.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Runner:
     def config(self, request: Request) -> dict[str, Any]:
         """The config of a request; UsageError if the runner's `resolve` refuses it."""
         if self.resolve is None:
-            return {**request, "runner": {"reference": self.reference, "digest": self.digest}}
+            place, _, name = self.reference.rpartition(":")
+            return {**request, "runner": {"function": name, "source": self.digest or place}}
         try:
             return dict(self.resolve(request))
         except LabError:

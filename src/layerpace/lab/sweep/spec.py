@@ -120,7 +120,27 @@ def check(table: Any, name: str, source: str) -> Spec:
     search.update(typed(table.get("search", {}), Mapping, "search", "a table"))
     if search["kind"] not in KINDS:
         raise UsageError(f"{source}: [search] kind = {search['kind']!r}: choose from {', '.join(KINDS)}")
-    return Spec(called, runner, tuple(requests), search, Objective.of(search), dict(table))
+    spec = Spec(called, runner, tuple(requests), search, Objective.of(search), dict(table))
+    if spec.kind != "grid" and runner == RUNNER:
+        held_out(spec, source)
+    return spec
+
+
+def held_out(spec: Spec, source: str) -> None:
+    """Refuse a search over trainings that would choose by examples which it does not hold out.
+
+    Raises:
+        UsageError: `validation` is missing or 0 somewhere, and the objective is not another figure by name.
+    """
+    space = spec.search.get("space")
+    searched = isinstance(space, Mapping) and "validation" in space
+    missing = [request for request in spec.requests if not request.get("validation")]
+    if missing and not searched and spec.objective.key in (None, "validation_score"):
+        given = missing[0].get("validation", "not given")
+        raise UsageError(
+            f"{source}: [search] needs held-out examples to choose by, and validation is {given}: "
+            "add validation = 0.1 to [base], or name another figure, such as objective = 'test_score'"
+        )
 
 
 def requests_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:

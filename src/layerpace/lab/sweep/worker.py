@@ -1,15 +1,14 @@
 """Makes one job: imports the runner, runs it, and leaves DONE or FAILED in the run's folder.
 
 `make` does so in the process that calls it. `python -m layerpace.lab.sweep.worker` is what `process.Process` starts: it
-reads the job from stdin, a line of JSON, and takes the end of stdin, which comes when its parent is no more, however
-that ended, for the order to stop.
+reads the job from stdin, a line of JSON, and takes the end of its parent, however that came, for the order to stop.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -28,7 +27,7 @@ from .protocol import FAILED, Job, Outcome
 WORKER_LOCK = ".worker"  # in a run's folder; the runner may have a lock of its own
 RAISED = 77  # exit status: the runner raised, and FAILED says what
 GRACE = 10.0  # seconds that a run has to write a checkpoint once it is told to stop
-PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
+LOOK = 1.0  # seconds between two looks at the parent
 
 
 def make(job: Job) -> Outcome:
@@ -95,10 +94,16 @@ def last_line(error: BaseException) -> str:
     return " ".join("".join(traceback.format_exception_only(error)).split())
 
 
-def watch(pipe: BinaryIO, orphaned: threading.Event) -> None:
-    """Wait for the parent's end; then stop: in good order, or after a grace by force."""
-    while pipe.read(1):
-        pass
+def watch(pipe: BinaryIO, parent: int, orphaned: threading.Event) -> None:
+    """Wait for the parent's end; then stop: in good order, or after a grace by force.
+
+    The end of stdin comes at once, unless a fork of the parent's holds it open; so the parent itself is looked at too.
+    The kernel's own signal (PR_SET_PDEATHSIG) would be a second one, which ends a run without its checkpoint.
+    """
+    while os.getppid() == parent:
+        ready, _, _ = select.select([pipe], [], [], LOOK)
+        if ready and not pipe.read(1):
+            break
     orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
@@ -112,20 +117,14 @@ def end_group(signum: int) -> None:
         os.killpg(os.getpid(), signum)
 
 
-def die_with_parent() -> None:
-    """A second line on Linux, where even a runner that never lets another thread run is reached."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def main() -> int:
     """0: done; RAISED: failed; 128 + signal: stopped."""
-    die_with_parent()
+    parent = os.getppid()
     order: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     pipe = os.fdopen(os.dup(0), "rb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the runner and its children must not read from the pipe
     orphaned = threading.Event()
-    threading.Thread(target=watch, args=(pipe, orphaned), daemon=True).start()
+    threading.Thread(target=watch, args=(pipe, parent, orphaned), daemon=True).start()
     if order["cpus"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, order["cpus"])
     job = Job.from_dict(order["job"])
