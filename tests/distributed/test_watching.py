@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.distributed.processes import Pool
 from tests.distributed.training import CUT, Job
-from tests.distributed.watching import Records, watch
+from tests.distributed.watching import Records, layers_after_validation, watch
 
 STEPS = 7
 JOBS = {
@@ -60,3 +60,11 @@ def test_every_quantity_is_that_of_the_whole_layer(
     assert_same_records(ranks[0], expected)
     assert [path.name for path in tmp_path.iterdir()] == ["0"], "one rank writes"
     assert any(tmp_path.joinpath("0").iterdir())
+
+
+@pytest.mark.parametrize("made_after", [False, True])
+def test_a_validation_adds_no_layers(pool: Pool, made_after: bool) -> None:
+    """After a forward pass without backward FSDP2 leaves whole parameters in the place of the shards."""
+    names = ["0.weight", "0.bias", "2.weight", "2.bias"]
+    for before, after in pool.run(layers_after_validation, 2, made_after=made_after):
+        assert before == after == names

@@ -15,7 +15,7 @@ from rich.console import Console
 from ...monitors.follower import RUN as MONITOR
 from ..errors import Stopped, UsageError
 from ..methods import slug
-from ..records import CONFIG, LOCK, Lock, to_json, write
+from ..records import CONFIG, LOCK, Lock, make_folder, to_json, write
 from ..stopping import StopSignals
 from . import summary
 from .driver import Driver, begin
@@ -93,10 +93,7 @@ def prepare(spec: Spec, out: Path, settings: Settings) -> Driver:
 
 def make(spec: Spec, out: Path, settings: Settings, driver: Driver, console: Console) -> None:
     """Write the spec, and make the runs."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be made: {error.strerror}") from None
+    make_folder(out)
     lock = Lock(out / LOCK)
     try:
         write(out / SWEEP, to_json({"kind": KIND, "from": settings.spec, "spec": spec.table}, indent=2))
