@@ -15,12 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+import pytest
+import torch.distributed as dist
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0  # seconds of a job
@@ -161,3 +164,14 @@ class Team:
         """End the workers and remove their files."""
         self.stop()
         self._folder.cleanup()
+
+
+def pool_of(number: int) -> Iterator[Pool]:
+    """A pool for a fixture to yield from; closed at its end. Skips where torch was built without gloo."""
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("torch was built without gloo")
+    pool = Pool(number)
+    try:
+        yield pool
+    finally:
+        pool.close()

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import torch.distributed as dist
-from tests.distributed.processes import Pool
+from tests.distributed.processes import Pool, pool_of
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +20,4 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
     """Two worker processes for the tests of sharded models."""
-    if not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("torch was built without gloo")
-    pool = Pool(2)
-    try:
-        yield pool
-    finally:
-        pool.close()
+    yield from pool_of(2)

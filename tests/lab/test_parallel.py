@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.processes import Pool
+from tests.distributed.processes import Pool, pool_of
 from tests.lab import teams
 from torch import Tensor
 
@@ -27,13 +27,7 @@ TASKS = "tests.lab.teams:"
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
-        pytest.skip("torch was built without gloo")
-    pool = Pool(4)
-    try:
-        yield pool
-    finally:
-        pool.close()
+    yield from pool_of(4)
 
 
 def config_of(task: str | None = None, **options: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,6 @@ from layerpace.lab.records import DONE
 from .helpers import run, said, sweep, until, workers, write_runner
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes by /proc")
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> Iterator[Path]:
-    """Writes nothing yet; kills what the test leaves."""
-    yield tmp_path
-    left = workers(tmp_path)
-    for process in left:
-        process.kill()
-    assert not left
 
 
 def write_spec(folder: Path, numbers: int, **base: Any) -> str:

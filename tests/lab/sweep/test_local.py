@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,6 @@ from layerpace.lab.sweep.protocol import FAILED, LOG, Job, Outcome
 from .helpers import environment, said, until, workers, write_runner
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups and affinity as on Linux")
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> Iterator[Path]:
-    """Writes nothing yet; kills what the test leaves."""
-    yield tmp_path
-    left = workers(tmp_path)
-    for process in left:
-        process.kill()
-    assert not left
 
 
 def job(folder: Path, n: int = 0, **config: Any) -> Job:
