@@ -5,6 +5,7 @@ stopped by Ctrl-C and SIGTERM, with the command that goes on. What it does is in
 `layerpace.monitors`.
 """
 
+import contextlib
 import importlib.util
 import os
 import shlex
@@ -75,9 +76,32 @@ def main() -> None:
         extra = "report" if shows else "lab"
         complain(f"the layerpace command needs {', '.join(missing)}: pip install 'layerpace[{extra}]'", 1)
     try:
-        dispatch(sys.argv[1:])
+        run(sys.argv[1:])
+    except SystemExit as end:
+        leave(end.code)
+        raise
+    leave(None)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """`dispatch`, with the ends that a terminal or a pipe makes."""
+    try:
+        dispatch(arguments)
     except KeyboardInterrupt:
         complain("stopped", 130)
     except BrokenPipeError:  # the reader of a pipe left: nothing more to say, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def leave(status: object) -> None:
+    """End a process of torchrun's here, without Python's own way out; any other one goes on.
+
+    gloo's threads live as long as the process, whatever is destroyed. One that lets go of a tensor while Python is
+    taken down aborts the process, although all that it was for is done: one in ten, where cores are short.
+    """
+    if "WORLD_SIZE" in os.environ and (status is None or isinstance(status, int)):
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status or 0)

@@ -182,3 +182,23 @@ def test_what_is_wrong_is_said_once(tmp_path: Path, arguments: list[str], status
     assert [process.returncode for process in processes] == [status, status], outputs
     assert message in outputs[0] and outputs[0].count("\n") == 1
     assert outputs[1] == ""
+
+
+def test_a_finished_process_does_not_fall_over_its_own_end(tmp_path: Path) -> None:
+    """As gloo's threads make it fall now and then: one frees a tensor while Python is taken down, and that aborts."""
+    (tmp_path / "falls.py").write_text(
+        "import atexit, os, sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'docs/examples')!r})\n"
+        "from own_task import spirals\n"
+        "atexit.register(os.abort)\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="1", RANK="0", LOCAL_RANK="0")
+    options = ["--task", "falls.py:spirals", "--steps", "2", "--threads", "1", "--out", "run"]
+    command = [sys.executable, "-m", "layerpace", "train", *options]
+    ended = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 0, ended.stderr
+    assert "all files: run" in ended.stdout
+    assert (tmp_path / "run" / "DONE").exists()
