@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,20 @@ import torch
 from torch import Tensor
 
 import layerpace as lp
-from oracles import common, directions, rules
+from oracles import clips, common, directions, rules
 
 STEPS = 10
 TOLERANCE = 1e-10
 WITH_MOMENTUM = ("heavy_ball", "nesterov", "rmsprop")  # of their own, before the rule
 # The step that a rule makes of lr: a share of the layer for all but the identity.
-LR = {"identity": 1e-3, "trust_ratio": 0.01, "percent_delta": 0.005, "relative_l1": 0.01, "rotation": 0.03}
+LR = {
+    "identity": 1e-3,
+    "trust_ratio": 0.01,
+    "percent_delta": 0.005,
+    "relative_l1": 0.01,
+    "rotation": 0.03,
+    "limited_norm": 0.03,
+}
 
 
 def oracle_step(
@@ -128,6 +136,20 @@ def test_dampened_velocity(rule: str) -> None:
     check(options, direction="sgd", rule=rule, **options)
 
 
+# Bounds that bind, in the ten steps of these tests.
+CLIPS: dict[str, tuple[lp.rules.ClipRule, clips.Clip]] = {
+    "clip_running": (lp.rules.RunningBounds(warmup=3, start=0.1), clips.running(1.0, 0.99, 3, 0.1, False)),
+    "clip_running_two_sided": (
+        lp.rules.RunningBounds(0.5, 0.5, 2, math.inf, two_sided=True),
+        clips.running(0.5, 0.5, 2, math.inf, True),
+    ),
+    "clip_tightening": (lp.rules.TighteningBounds(0.1, 0.5), clips.tightening(0.1, 0.5)),
+    "clip_falling": (lp.rules.FallingBound(0.5, 0.02, 6), clips.falling(0.5, 0.02, 6, "geometric")),
+    "clip_falling_linear": (
+        lp.rules.FallingBound(0.5, 0.02, 6, course="linear"),
+        clips.falling(0.5, 0.02, 6, "linear"),
+    ),
+}
 TRUST_OPTIONS: dict[str, dict[str, Any]] = {
     "coefficient": {"coefficient": 0.3},
     "eps": {"eps": 0.1},
@@ -138,6 +160,7 @@ TRUST_OPTIONS: dict[str, dict[str, Any]] = {
     "clip_pair": {"clip": (0.05, 0.1)},
     "clip_pair_below": {"clip": (3.0, 5.0)},
     "clip_larc": {"clip": lp.rules.LARCClip(), "coefficient": 1e-3},
+    **{name: {"clip": clip} for name, (clip, _) in CLIPS.items()},
     "zero_ratio": {"zero_ratio": 1.0},
     "not_always": {"always_adapt": False},
 }
@@ -150,6 +173,8 @@ def test_trust_ratio_options(name: str, weight_decay: float) -> None:
     mirrored = {("norm_of" if key == "norm" else key): value for key, value in options.items()}
     if "larc" in name:
         mirrored["clip"] = "larc"
+    if name in CLIPS:
+        mirrored["clip"] = CLIPS[name][1]
     check(
         {"rule": lp.rules.TrustRatio(**options), "weight_decay": weight_decay},
         direction="adam",
@@ -157,6 +182,11 @@ def test_trust_ratio_options(name: str, weight_decay: float) -> None:
         rule_options=mirrored,
         weight_decay=weight_decay,
     )
+
+
+@pytest.mark.parametrize("growth", [0.0, 1e-3, 0.1])
+def test_limited_norm_growth(growth: float) -> None:
+    check({"rule": lp.rules.LimitedNorm(growth)}, direction="sgd", rule="limited_norm", rule_options={"growth": growth})
 
 
 def test_percent_delta_eps() -> None:
@@ -229,6 +259,7 @@ def test_names_and_objects_are_the_same_rule() -> None:
         "percent_delta": lp.rules.PercentDelta(),
         "relative_l1": lp.rules.RelativeL1(),
         "rotation": lp.rules.Rotation(),
+        "limited_norm": lp.rules.LimitedNorm(),
     }
     task = common.problem(seed=4)
     for name, rule in objects.items():
@@ -241,13 +272,14 @@ def test_names_and_objects_are_the_same_rule() -> None:
 
 
 def test_the_rules_differ() -> None:
-    """Five rules, five trajectories: the cross product above does not compare one rule five times."""
+    """As many trajectories as rules: the cross product above does not compare one rule again and again."""
     task = common.problem(seed=4, names=common.MATRICES)
     ends = []
     for rule in rules.RULES:
         params = common.parameters(task)
-        optimizer = lp.Layerwise(params.items(), direction="sgd", rule=rule, lr=0.01)
+        optimizer = lp.Layerwise(params.items(), direction="sgd", rule=rule, lr=0.1)
         ends.append(common.train_library(task, params, optimizer, 3)[-1])
     for i, one in enumerate(ends):
         for other in ends[i + 1 :]:
-            assert all(not torch.equal(one[name], other[name]) for name in common.MATRICES)
+            # a limited norm is the trust ratio's, as long as it falls
+            assert any(not torch.equal(one[name], other[name]) for name in common.MATRICES)

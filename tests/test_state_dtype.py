@@ -21,7 +21,8 @@ native = pytest.mark.parametrize("make", FITTING.values(), ids=FITTING)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 some = pytest.mark.parametrize("name", ["LARS", "LAMB", "EMA, rotation", "nadam, trust ratio", "radam, relative L1"])
 
-NUMBERS = ("step", "mu_product", "initial_norm", "master")  # what keeps its digits
+# What keeps its digits.
+NUMBERS = ("step", "mu_product", "initial_norm", "clip_step", "ratio_mean", "ratio_deviation", "master")
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], Tensor]:

@@ -9,15 +9,48 @@ Every rule works on all layers at once: its inputs and results are float64 vecto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from layerpace.checks import by_name, check_choice, check_range
+from layerpace.clips import (
+    Bounds,
+    Clip,
+    ClipRule,
+    FallingBound,
+    LARCClip,
+    RunningBounds,
+    TighteningBounds,
+    clip_rule,
+)
 from layerpace.columns import Constants, Table
+
+__all__ = [
+    "ALL",
+    "BY_NAME",
+    "Bounds",
+    "Clip",
+    "ClipRule",
+    "Coefficients",
+    "FallingBound",
+    "Identity",
+    "LARCClip",
+    "Layers",
+    "LimitedNorm",
+    "PercentDelta",
+    "RelativeL1",
+    "Rotation",
+    "Rule",
+    "RuleState",
+    "RunningBounds",
+    "TighteningBounds",
+    "TrustRatio",
+    "clip_rule",
+    "get",
+]
 
 
 @dataclass(frozen=True)
@@ -45,19 +78,21 @@ class Layers:
         return torch.maximum(ww.sqrt(), self.min_rms * self.n.sqrt())
 
 
+RuleState: TypeAlias = dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """d = c*w + b*u for L layers, float64 [L]; ``c`` None stands for zeros.
 
-    ``ratio`` is the factor that the rule puts on lr.
+    ``ratio`` is the factor that the rule puts on lr; ``memory`` what the rule remembers from now on, where that has
+    changed.
     """
 
     c: Tensor | None
     b: Tensor
     ratio: Tensor
-
-
-RuleState: TypeAlias = dict[str, Tensor]
+    memory: RuleState = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,13 +101,18 @@ class Rule:
 
     Subclasses say which ``columns`` they read, whether they fold decoupled weight decay into (c, b), and whether
     tensors with at most one dimension are left out of them by default. A rule with memory returns it, a number
-    for each layer, from ``init``; it is saved with the optimizer's state under the names of ``state_names``.
+    for each layer, from ``init``, and what has changed of it with its coefficients; it is saved with the optimizer's
+    state under the names of ``state_names``. A layer that is held back, or excluded, keeps the memory that it had.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
     decoupled: ClassVar[bool] = False
     excludes_vectors: ClassVar[bool] = False
-    state_names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The names of its memory."""
+        return ()
 
     def columns(self) -> tuple[str, ...]:
         """The columns of `layerpace.columns` that the rule reads."""
@@ -103,7 +143,7 @@ class Rule:
             state: the memory, float64 [L] for each of ``state_names``.
 
         Returns:
-            c and b of d = c*w + b*u, float64 [L].
+            c and b of d = c*w + b*u, float64 [L], and the memory that has changed.
         """
         raise NotImplementedError
 
@@ -124,49 +164,6 @@ class Identity(Rule):
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Clip the trust ratio into [lower, upper]; the LAMBC paper has (0, 1)."""
-
-    lower: float = 0.0
-    upper: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_range("trust_clip's lower bound", self.lower, 0)
-        check_range("trust_clip's upper bound", self.upper, self.lower, infinite=True)
-
-    def __call__(self, ratio: Tensor, layers: Layers) -> Tensor:
-        return ratio.clamp(self.lower, self.upper)
-
-
-@dataclass(frozen=True)
-class LARCClip:
-    """min(ratio/lr, 1): a layer never moves faster than the direction at rate lr would move it (LARC)."""
-
-    def __call__(self, ratio: Tensor, layers: Layers) -> Tensor:
-        return torch.where(ratio < layers.lr, ratio / layers.lr, 1.0)
-
-
-ClipRule: TypeAlias = Bounds | LARCClip
-Clip: TypeAlias = "None | float | Sequence[float] | ClipRule"
-
-
-def clip_rule(clip: Clip) -> ClipRule | None:
-    """The clip rule of a ``trust_clip`` argument: None, an upper bound, a (lower, upper) pair, or a rule.
-
-    Raises:
-        TypeError: none of these.
-        ValueError: negative bounds, or lower > upper.
-    """
-    if clip is None or isinstance(clip, (Bounds, LARCClip)):
-        return clip
-    if isinstance(clip, Sequence) and not isinstance(clip, str) and len(clip) == 2:
-        return Bounds(float(clip[0]), float(clip[1]))
-    if isinstance(clip, (int, float)) and not isinstance(clip, bool):
-        return Bounds(0.0, float(clip))
-    raise TypeError(f"trust_clip must be None, an upper bound, a (lower, upper) pair or a clip rule, got {clip!r}")
-
-
-@dataclass(frozen=True)
 class TrustRatio(Rule):
     """Every layer moves by a share of its norm: LARS, LAMB and LAMBC::
 
@@ -178,7 +175,7 @@ class TrustRatio(Rule):
 
     Args:
         coefficient: > 0; LARS's trust coefficient.
-        clip: see `clip_rule`.
+        clip: see `clip_rule`; a clip rule with memory makes its memory the rule's.
         eps: >= 0, added to the size.
         norm: the size of the step: "total" ||u + lambda*w|| (LAMB), "sum" ||u|| + lambda*||w|| (LARS),
             "direction" ||u|| (algorithm 1 of the LAMBC paper).
@@ -206,6 +203,14 @@ class TrustRatio(Rule):
         check_choice("norm", self.norm, ("total", "sum", "direction"))
         clip_rule(self.clip)
 
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        clip = clip_rule(self.clip)
+        return () if clip is None else clip.state_names
+
+    def init(self, row: Table, layers: Layers) -> RuleState:
+        return {name: torch.zeros_like(layers.n) for name in self.state_names}
+
     def columns(self) -> tuple[str, ...]:
         return ("ww", "uu", "wu") if self.norm == "total" else ("ww", "uu")
 
@@ -221,16 +226,16 @@ class TrustRatio(Rule):
         size = self._size(row, decay)
         ratio = self.coefficient * layers.phi(row["ww"]) / (size + self.eps)
         ratio = torch.where(size + self.eps == 0, 1.0, ratio)
-        clip = clip_rule(self.clip)
+        clip, memory = clip_rule(self.clip), state
         if clip is not None:
-            ratio = clip(ratio, layers)
+            ratio, memory = clip(ratio, layers, state)
         if self.zero_ratio is not None:
             step_is_zero = size == 0 if self.norm == "total" else row["uu"] == 0
             ratio = torch.where((row["ww"] == 0) | step_is_zero, self.zero_ratio, ratio)
         if not self.always_adapt:
             ratio = torch.where(layers.undecayed, 1.0, ratio)
         c = layers.lr * ratio * decay if layers.decays else None
-        return Coefficients(c=c, b=layers.lr * ratio, ratio=ratio)
+        return Coefficients(c=c, b=layers.lr * ratio, ratio=ratio, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -314,9 +319,11 @@ class Rotation(Rule):
 
     names: ClassVar[tuple[str, ...]] = ("rotation",)
     excludes_vectors: ClassVar[bool] = True
-    state_names: ClassVar[tuple[str, ...]] = ("initial_norm",)
-
     PARALLEL: ClassVar[float] = 1e-12
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("initial_norm",)
 
     def columns(self) -> tuple[str, ...]:
         return ("ww", "uu", "wu")
@@ -340,7 +347,55 @@ class Rotation(Rule):
         )
 
 
-ALL: tuple[type[Rule], ...] = (Identity, TrustRatio, PercentDelta, RelativeL1, Rotation)
+@dataclass(frozen=True)
+class LimitedNorm(Rule):
+    """Every layer moves by lr times its norm, and its norm grows by little: LARS as the layer rotation paper ran it::
+
+        s = u * phi(||w||) / ||u||                                          1: as long as w
+        v = w - lr*s                                                        2
+        w <- v * min(1, (phi(||w||) + growth*phi(||w_0||)) / ||v||)         3
+
+    It is `Rotation` without projections: a step across w makes it longer, and in the long run too long for floats,
+    were it not for step 3. With k = lr*phi(||w||)/||u||, ||v|| is sqrt(<w,w> - 2k*<w,u> + k^2*<u,u>); with q the
+    factor of step 3, c = 1 - q and b = q*k.
+
+    Where u or lr is zero the layer does not move. A norm may fall by any amount. Weight decay is coupled.
+
+    Args:
+        growth: >= 0, of the norm in a step, in units of the norm before the first step.
+
+    Reference: *An experimental study of layer-level training speed* (2019), appendix A.2, figure 8 and footnote 7.
+    """
+
+    growth: float = 1e-4
+    names: ClassVar[tuple[str, ...]] = ("limited_norm",)
+    excludes_vectors: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_range("growth", self.growth, 0)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("initial_norm",)
+
+    def columns(self) -> tuple[str, ...]:
+        return ("ww", "uu", "wu")
+
+    def init(self, row: Table, layers: Layers) -> RuleState:
+        return {"initial_norm": layers.phi(row["ww"])}
+
+    def __call__(self, row: Table, layers: Layers, state: RuleState) -> Coefficients:
+        ww, uu, wu = row["ww"], row["uu"], row["wu"]
+        size = layers.phi(ww)
+        ratio = torch.where(uu == 0, 0.0, size / uu.sqrt())
+        k = layers.lr * ratio
+        norm = (ww - 2 * k * wu + k**2 * uu).clamp(min=0).sqrt()
+        limit = size + self.growth * state["initial_norm"]
+        q = torch.where((k == 0) | (norm <= limit), 1.0, limit / norm)
+        return Coefficients(c=1 - q, b=q * k, ratio=ratio)
+
+
+ALL: tuple[type[Rule], ...] = (Identity, TrustRatio, PercentDelta, RelativeL1, Rotation, LimitedNorm)
 BY_NAME: dict[str, type[Rule]] = {name: cls for cls in ALL for name in cls.names}
 
 

@@ -138,8 +138,7 @@ def _alone(
     rows = work.backend.accumulate(work, part.columns, part.constants)
     table = Table(rows, part.columns)
     first = None if _begun([work.t]) else by_layer(work.t, work.layers, work.device) == 1
-    memory = _memory(rule, table, layers, work.state, first, work.ok_L)
-    coefficients = _coefficients(rule, table, layers, memory, excluded_L)
+    coefficients = _coefficients(rule, table, layers, work.state, first, work.ok_L, excluded_L)
     _apply(work, layers, coefficients.c, coefficients.b, coefficients.ratio)
     return rows, coefficients
 
@@ -152,8 +151,7 @@ def _in_phases(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers])
     table = Table(rows.add(torch.cat([empty, *sums])), part.columns)
     t = [work.t for work in part.works] + [absent.t for absent in rows.absent]
     first = None if _begun(t) else _per_layer(part, t) == 1
-    memory = _memory(rule, table, layers, rows.states, first, part.ok_L)
-    coefficients = _coefficients(rule, table, layers, memory, part.excluded_L)
+    coefficients = _coefficients(rule, table, layers, rows.states, first, part.ok_L, part.excluded_L)
     vectors = (coefficients.c, coefficients.b, coefficients.ratio)
     for work, own, c_L, b_L, ratio_L in zip(part.works, pieces, *map(rows.pieces, vectors), strict=True):
         assert b_L is not None
@@ -167,7 +165,7 @@ def _by_buckets(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers]
     for work, own, excluded, fused in zip(part.works, pieces, part.excluded, part.fused, strict=True):
         (_fused if fused else _alone)(part, work, rule, own, excluded)
     table = Table(torch.zeros(len(part.rows), 0, dtype=torch.float64, device=part.device), ())
-    return table.values, _coefficients(rule, table, layers, {}, part.excluded_L)
+    return table.values, _coefficients(rule, table, layers, (), None, None, part.excluded_L)
 
 
 def _apply(work: Work, layers: Layers, c_L: Tensor | None, b_L: Tensor, ratio_L: Tensor) -> None:
@@ -289,10 +287,33 @@ def _raise_if_nonfinite(parts: Sequence[Part]) -> None:
 
 
 def _coefficients(
-    rule: Rule, table: Table, layers: Layers, memory: dict[str, Tensor], excluded_L: Tensor | None
+    rule: Rule,
+    table: Table,
+    layers: Layers,
+    states: Sequence[dict[str, Tensor]],
+    first: Tensor | None,
+    ok_L: Tensor | None,
+    excluded_L: Tensor | None,
 ) -> Coefficients:
-    """The rule's coefficients, and those of the identity without decay for excluded parameters."""
+    """The rule's coefficients, and those of the identity without decay for excluded parameters; its memory moves on.
+
+    Args:
+        rule, table, layers: of these layers.
+        states: of their parameters.
+        first: bool [L], the layers at their first step, which is not one held back; None: there are none.
+        ok_L: bool [L], the layers that step; None: all.
+        excluded_L: bool [L]; None: there are none.
+    """
+    saved = {name: torch.cat([state[name].reshape(-1) for state in states]) for name in rule.state_names}
+    memory = dict(saved)
+    if saved and first is not None:
+        memory |= {name: torch.where(first, x, saved[name]) for name, x in rule.init(table, layers).items()}
     result = rule(table, layers, memory)
+    if saved and (first is not None or result.memory):
+        changed = result.memory
+        if excluded_L is not None:
+            changed = {name: torch.where(excluded_L, memory[name], x) for name, x in changed.items()}
+        _remember(({} if first is None else memory) | changed, saved, states, ok_L)
     if excluded_L is None:
         return result
     return Coefficients(
@@ -302,36 +323,17 @@ def _coefficients(
     )
 
 
+def _remember(
+    memory: dict[str, Tensor], saved: dict[str, Tensor], states: Sequence[dict[str, Tensor]], ok_L: Tensor | None
+) -> None:
+    """Write a rule's memory, [L] each, into the state; a layer that is held back keeps what was saved."""
+    for name, values in memory.items():
+        new = values if ok_L is None else torch.where(ok_L, values, saved[name])
+        places = [state[name] for state in states]
+        parts = torch.split(new, [place.numel() for place in places])
+        torch._foreach_copy_(places, [part.view_as(place) for part, place in zip(parts, places, strict=True)])
+
+
 def _begun(t: Sequence[Scalar]) -> bool:
     """Whether all layers are known to be past their first step."""
     return all(not isinstance(number, Tensors) and number > 1 for number in t)
-
-
-def _memory(
-    rule: Rule,
-    table: Table,
-    layers: Layers,
-    states: Sequence[dict[str, Tensor]],
-    first: Tensor | None,
-    ok_L: Tensor | None,
-) -> dict[str, Tensor]:
-    """The rule's memory of layers, [L] each; a layer gets it at its first step, which is not one held back.
-
-    Args:
-        rule, table, layers: of these layers.
-        states: of their parameters.
-        first: bool [L], the layers at their first step; None: there are none.
-        ok_L: bool [L], the layers that step; None: all.
-    """
-    if not rule.state_names:
-        return {}
-    memory = {name: torch.cat([state[name].reshape(-1) for state in states]) for name in rule.state_names}
-    if first is None:
-        return memory
-    keep = first if ok_L is None else first & ok_L
-    for name, values in rule.init(table, layers).items():
-        saved = torch.where(keep, values, memory[name])
-        memory[name] = torch.where(first, values, memory[name])
-        for state, part in zip(states, torch.split(saved, [state[name].numel() for state in states]), strict=True):
-            state[name].copy_(part.reshape(state[name].shape))
-    return memory

@@ -56,13 +56,16 @@ RULES: dict[str, tuple[R.Rule, float]] = {
     "trust ratio LARC": (R.TrustRatio(coefficient=0.02, clip=R.LARCClip(), norm="sum"), 0.02),
     "trust ratio decayed": (R.TrustRatio(always_adapt=False), 0.02),
     "trust ratio zero": (R.TrustRatio(zero_ratio=1.0, clip=(0.0, 0.5)), 0.02),
+    "trust ratio running": (R.TrustRatio(clip=R.RunningBounds(warmup=1)), 0.02),
+    "trust ratio falling": (R.TrustRatio(clip=R.FallingBound(0.9, 0.1, 3)), 0.02),
     "percent delta": (R.PercentDelta(), 0.02),
     "percent delta eps 0": (R.PercentDelta(eps=0.0), 0.02),
     "relative L1": (R.RelativeL1(), 0.02),
     "rotation": (R.Rotation(), 0.05),
+    "limited norm": (R.LimitedNorm(), 0.05),
 }
 BUILT_IN = ("identity", "trust ratio", "percent delta", "relative L1", "rotation")
-COUPLED_ONLY = ("percent delta", "percent delta eps 0", "relative L1", "rotation")
+COUPLED_ONLY = ("percent delta", "percent delta eps 0", "relative L1", "rotation", "limited norm")
 
 directions = pytest.mark.parametrize("direction", DIRECTIONS)
 rules = pytest.mark.parametrize("rule", RULES)
@@ -235,11 +238,15 @@ def assert_agree(
                 assert torch.equal(ours_value, value), f"{name}: {ours_value} steps, not {value}"
             elif key != "master":
                 half = value.dtype in (torch.bfloat16, torch.float16) or w.dtype != compute_dtype(w.dtype)
-                factor = 1e-11 * loose if value.dtype == torch.float64 and not half else 100 * exact
+                of_ratios = key.startswith("ratio_")  # of directions in the precision of the weights
+                wide = value.dtype == torch.float64 and not half
+                factor = 1e-11 * loose if wide and not of_ratios else 100 * exact
                 # A velocity may be small where steps cancel; its rounding is that of the steps.
                 size = max(
                     float(value.abs().max()), max(moved, 0.1 * float(w.abs().max())) if key == "velocity" else 0.0
                 )
+                if of_ratios:
+                    size = float(state["ratio_mean"].abs().max())  # the deviation is a difference of ratios
                 _close(ours_value, value, factor * size, f"{name}: {key}")
 
 

@@ -162,10 +162,13 @@ def phi(w: Tensor, min_rms: float) -> Tensor:
     return torch.maximum(norm(w), torch.tensor(min_rms * w.numel() ** 0.5, dtype=w.dtype))
 
 
-def clipped(ratio: Tensor, clip: Any, lr: float) -> Tensor:
-    """None, an upper bound, a (lower, upper) pair, or "larc": min(ratio/lr, 1)."""
+def clipped(ratio: Tensor, clip: Any, lr: float, state: State | None = None) -> Tensor:
+    """None, an upper bound, a (lower, upper) pair, "larc": min(ratio/lr, 1), or one of `oracles.clips`."""
     if clip is None:
         return ratio
+    if callable(clip):
+        assert state is not None
+        return torch.as_tensor(clip(ratio, state))
     if isinstance(clip, str):
         assert clip == "larc"
         return torch.ones_like(ratio) if lr == 0 else torch.clamp(ratio / lr, max=1.0)

@@ -41,7 +41,7 @@ def trust_ratio(
     if length + eps == 0:
         ratio = torch.ones((), dtype=w.dtype)
     else:
-        ratio = clipped(coefficient * phi(w, min_rms) / (length + eps), clip, lr)
+        ratio = clipped(coefficient * phi(w, min_rms) / (length + eps), clip, lr, state)
     if zero_ratio is not None and (norm(w) == 0 or (length if norm_of == "total" else norm(u)) == 0):
         ratio = torch.tensor(zero_ratio, dtype=w.dtype)
     return lr * ratio * total
@@ -73,12 +73,25 @@ def rotation(w: Tensor, u: Tensor, state: State, *, lr: float, weight_decay: flo
     return w - layca.rotate(w, u, state, lr, min_rms)
 
 
+def limited_norm(
+    w: Tensor, u: Tensor, state: State, *, lr: float, weight_decay: float, min_rms: float, growth: float = 1e-4
+) -> Tensor:
+    assert weight_decay == 0, "coupled: the caller adds it to the gradient"
+    initial = state.setdefault("initial_norm", phi(w, min_rms))
+    if norm(u) == 0 or lr == 0:
+        return torch.zeros_like(w)
+    new = w - lr * u * phi(w, min_rms) / norm(u)
+    limit = phi(w, min_rms) + growth * initial
+    return w - (new * limit / norm(new) if norm(new) > limit else new)
+
+
 RULES = {
     "identity": identity,
     "trust_ratio": trust_ratio,
     "percent_delta": percent,
     "relative_l1": relative_l1,
     "rotation": rotation,
+    "limited_norm": limited_norm,
 }
 DECOUPLED = ("identity", "trust_ratio")
-ONE_DIMENSIONAL_EXCLUDED = ("trust_ratio", "rotation")
+ONE_DIMENSIONAL_EXCLUDED = ("trust_ratio", "rotation", "limited_norm")

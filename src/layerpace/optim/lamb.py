@@ -46,7 +46,7 @@ class LAMB(Layerwise):
         betas: (beta1, beta2), each in [0, 1).
         eps: >= 0.
         weight_decay: lambda, >= 0.
-        trust_clip: None, an upper bound of the ratio, a (lower, upper) pair, or a clip rule.
+        trust_clip: None, an upper bound of the ratio, a (lower, upper) pair, or a clip rule (`layerpace.clips`).
         bias_correction: divide the moments by 1 - beta^t; "after": multiply lr by sqrt(1 - beta2^t)/(1 - beta1^t)
             instead, which the ratio does not see, as in DeepSpeed.
         eps_inside_sqrt: sqrt(v + eps), as in algorithm 1 of the LAMBC paper.
@@ -125,7 +125,8 @@ class LAMBC(LAMB):
 
     Args:
         params, lr: as in `LAMB`.
-        trust_clip: an upper bound of the ratio, a (lower, upper) pair, or a clip rule; the paper tried 1, 3, 5, 10.
+        trust_clip: an upper bound of the ratio, a (lower, upper) pair, or a clip rule; the paper tried 1, 3, 5, 10,
+            and proposes what `layerpace.clips` has: "running", "tightening", "falling".
         **options: the other arguments of `LAMB`.
 
     Example:

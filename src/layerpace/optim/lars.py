@@ -36,7 +36,7 @@ class LARS(Layerwise):
         weight_decay: lambda, >= 0.
         trust_coefficient: > 0.
         trust_clip: None, an upper bound of r, a (lower, upper) pair, or a clip rule such as
-            ``layerpace.rules.LARCClip()``, min(r/lr, 1).
+            ``layerpace.rules.LARCClip()``, min(r/lr, 1); or its text, see `layerpace.clips`.
         eps: >= 0, units of the gradient's norm.
         dampening: in [0, 1].
         norm: "total" has ||g + lambda*w|| in the denominator, as optax.
