@@ -154,7 +154,9 @@ def test_public_functions_and_modules() -> None:
         "RAdam",
     ):
         assert isinstance(getattr(lp.directions, name)(), lp.directions.Direction)
-    for name in ("Identity", "TrustRatio", "PercentDelta", "RelativeL1", "Rotation", "LARCClip"):
+    for name in ("Identity", "TrustRatio", "PercentDelta", "RelativeL1", "Rotation", "LimitedNorm", "LARCClip"):
+        getattr(lp.rules, name)()
+    for name in ("Bounds", "RunningBounds", "TighteningBounds", "FallingBound"):
         getattr(lp.rules, name)()
 
 

@@ -19,9 +19,9 @@ from layerpace.lab.errors import LabError, Stopped, UsageError
 from layerpace.lab.plan import Cell, Request, plan
 from layerpace.lab.plots import draw
 from layerpace.lab.records import Folder, to_json
+from layerpace.lab.schedule import scheduler
 from layerpace.lab.stopping import StopSignals
 from layerpace.lab.tasks import Task
-from layerpace.lab.training import scheduler
 from layerpace.lab.unevenness import matrices, unevenness
 from layerpace.monitors.folder import load
 from layerpace.monitors.monitor import Monitor

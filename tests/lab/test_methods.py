@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerpace import directions, optim, rules
+from layerpace import directions, layers, optim, rules
 from layerpace.lab.errors import UsageError
 from layerpace.lab.methods import DEFAULT_METHODS, NAMED, literal, parse_method
 
@@ -68,7 +68,7 @@ def test_a_method_is_the_optimizer_it_names(spec: str, same: Any) -> None:
 @pytest.mark.parametrize("name", NAMED)
 def test_every_name_builds_with_its_default_rate(name: str) -> None:
     method = parse_method(name)
-    method.check(method.rates_to_try(()), list(model().named_parameters()))
+    method.check(method.rates_to_try(()), model())
     before = [p.detach() for p in model().parameters()]
     after = trained(lambda m: method.build(m.named_parameters(), method.default_lr), steps=1)
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
@@ -130,22 +130,83 @@ def test_option_values(text: str, value: object) -> None:
         ("adam:lr=nan", "lr must be"),
         ("adam:betas=0.9/2", "betas"),
         ("lamb:clip=hello", "trust_clip must be"),
+        ("layca:alpha=2", "alpha must be in [-1, 1], got 2"),
+        ("sgd:alpha=high", "alpha must be"),
+        ("adam:schedule=steps:2@0.5", "schedule 'steps:2@0.5'; the factor must be in (0, 1], got 2"),
     ],
 )
 def test_bad_methods_are_refused_in_one_line(spec: str, complaint: str) -> None:
     def use() -> None:
         method = parse_method(spec)
-        method.check(method.rates_to_try(()), list(model().named_parameters()))
+        method.check(method.rates_to_try(()), model())
 
     with pytest.raises(UsageError, match=re.escape(complaint)) as error:
         use()
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("spec", "same"),
+    [
+        ("layca:lr=0.1,alpha=-0.6", lambda groups: optim.Layca(groups, lr=0.1)),
+        ("layca:lr=0.1,direction=adam,alpha=0.3", lambda groups: optim.Layca(groups, lr=0.1, direction="adam")),
+        ("lars:lr=0.1,exclude=*.bias,alpha=0.3", lambda groups: optim.LARS(groups, lr=0.1, exclude="*.bias")),
+        ("sgd:lr=0.1,alpha=0.3", lambda groups: optim.Layerwise(
+            groups, direction=directions.HeavyBall(), rule=rules.Identity(), lr=0.1, decoupled_weight_decay=False)),
+        ("radam+trust_ratio:lr=0.1,alpha=-0.6", lambda groups: optim.Layerwise(
+            groups, direction=directions.RAdam(), rule=rules.TrustRatio(), lr=0.1)),
+        ("rmsprop:lr=0.1,alpha=0.5,layers.alpha=-0.6", lambda groups: optim.Layerwise(
+            groups, direction=directions.RMSProp(alpha=0.5), rule=rules.Identity(), lr=0.1,
+            decoupled_weight_decay=False)),
+    ],
+)  # fmt: skip
+def test_alpha_multiplies_the_rates_of_layers(spec: str, same: Any) -> None:
+    method = parse_method(spec)
+    alpha = 0.3 if "alpha=0.3" in spec else -0.6
+    method.check(method.rates, model())
+    ours = trained(lambda m: method.build(m.named_parameters(), 0.1, method.multipliers(m)))
+    theirs = trained(lambda m: same(layers.prioritize(m, alpha)))
+    plain = trained(lambda m: same(m.named_parameters()))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert not all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+def test_alpha_counts_layers_in_the_order_of_the_forward_pass_and_draws_no_random_number() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first = nn.Linear(4, 2), nn.Linear(3, 4)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.rand(()) * self.first(inputs))  # type: ignore[no-any-return]
+
+    method = parse_method("layca:alpha=-0.5")
+    state = torch.get_rng_state()
+    found = method.multipliers(Backwards(), lambda: torch.ones(1, 3))
+    again = method.multipliers(Backwards())
+    torch.set_rng_state(state)
+    assert found == {"first.weight": 1.0, "first.bias": 1.0, "last.weight": 0.5**5, "last.bias": 0.5**5}
+    assert again == {"last.weight": 1.0, "last.bias": 1.0, "first.weight": 0.5**5, "first.bias": 0.5**5}
+    net = Backwards()
+    state = torch.get_rng_state()
+    method.multipliers(net, lambda: torch.ones(1, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_alpha_without_the_layers_of_a_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="alpha needs the multipliers"):
+        parse_method("sgd:alpha=0.3").build(model().named_parameters(), 0.1)
+    with pytest.raises(UsageError, match="no tensor with two or more dimensions"):
+        parse_method("sgd:alpha=0.3").check([0.1], nn.LayerNorm(3))
+
+
 def test_an_unknown_option_lists_all_valid_ones() -> None:
     with pytest.raises(UsageError) as error:
         parse_method("lambc:x=1")
     listed = str(error.value).split("it has ")[1].split(", ")
-    assert {"lr", "schedule", "betas", "eps", "weight_decay", "trust_clip", "exclude", "nonfinite"} <= set(listed)
+    assert {"lr", "schedule", "alpha", "betas", "eps", "weight_decay", "trust_clip", "exclude", "nonfinite"} <= set(
+        listed
+    )
     assert "params" not in listed
     assert "options" not in listed

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from layerpace import cli
+from layerpace.lab.batches import split
 from layerpace.lab.errors import LabError, Stopped, UsageError
 from layerpace.lab.records import Lock
+from layerpace.lab.schedule import scheduler
 from layerpace.lab.single import resolve, run
 from layerpace.lab.single_folder import opened
 from layerpace.lab.stopping import StopSignals
-from layerpace.lab.training import scheduler
+from layerpace.lab.tasks import from_reference
+from layerpace.lab.training import Run
 from layerpace.monitors.folder import load
 
 OUT = Path("out")
@@ -121,6 +124,8 @@ def test_what_changes_the_result_is(option: dict[str, Any]) -> None:
         ({"method": "lamb:eps=-1"}, r"--method.*eps"),
         ({"dtype": "fp8"}, r"--dtype fp8: choose from fp32, bf16"),
         ({"schedule": "step"}, r"--schedule step: choose from"),
+        ({"schedule": "steps:0.2@80"}, r"--schedule steps:0\.2@80: shares of the steps must be in \(0, 1\)"),
+        ({"method": "layca:alpha=2"}, r"--method layca:alpha=2: alpha must be in \[-1, 1\]"),
         ({"batch_size": 65}, r"--batch-size 65: must be 1 to 64"),
         ({"batch_size": 60, "validation": 0.25}, r"--batch-size 60: must be 1 to 48"),
         ({"validation": 1.0}, r"--validation 1\.0: must be at least 0 and less than 1"),
@@ -240,6 +245,54 @@ def test_warm_up_rises_to_the_rate_before_the_schedule(name: str, expected: list
     if name != "cosine":
         expected = [0.25, 0.4375, 0.625, 0.8125, *expected[4:]]
     assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_end_is_scored_on_the_training_set_without_augmentation() -> None:
+    Path("noisy.py").write_text(
+        TASK + "\ndef noisy():\n    from dataclasses import replace\n"
+        "    return replace(task(), augment=lambda inputs, generator: torch.zeros_like(inputs))\n"
+    )
+    result = run(resolve(request_of(task="noisy.py:noisy", validation=0.25)), OUT)
+    task = from_reference("noisy.py:noisy")
+    train, _ = split(64, 16)
+    net = task.model()
+    net.load_state_dict(weights(OUT))
+    with torch.no_grad():
+        outputs, targets = net(task.data.train_inputs[train]), task.data.train_targets[train]
+    assert result["train_score"] == pytest.approx((outputs.argmax(1) == targets).double().mean().item())
+    assert result["train_loss_end"] == pytest.approx(torch.nn.functional.cross_entropy(outputs, targets).item())
+
+
+def test_of_many_training_examples_the_end_is_scored_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    evaluate = Run.evaluate
+
+    def watched(self: Run, inputs: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor) -> tuple[float, float]:
+        if inputs is self.task.data.train_inputs:
+            sizes.append(len(indices))
+            assert indices.tolist() == list(range(0, 64, 8))
+        return evaluate(self, inputs, targets, indices)
+
+    monkeypatch.setattr(Run, "evaluate", watched)
+    monkeypatch.setattr("layerpace.lab.training.TRAIN_EVAL", 8)
+    run(resolve(request_of()), OUT)
+    assert sizes == [8]  # once, at the end
+
+
+def test_a_diverged_run_has_no_score_of_its_end() -> None:
+    result = run(resolve(request_of(method="sgd", lr=1e30)), OUT)
+    assert result["status"] == "diverged" and result["train_score"] is result["train_loss_end"] is None
+
+
+def test_alpha_and_drops_reach_the_steps_of_a_run() -> None:
+    config = resolve(request_of(method="layca:alpha=-0.5,schedule=steps:0.1@0.5", lr=0.1, record_every=4))
+    assert config["method"] == "layca:alpha=-0.5" and config["schedule"] == "steps:0.1@0.5"
+    run(config, OUT)
+    (recorded,) = load(OUT)
+    for name, multiplier in (("0.weight", 1.0), ("2.weight", 0.5**5)):
+        steps, rates = recorded.history.series("learning_rate", name)
+        expected = [0.1 * multiplier * (0.1 if step > 6 else 1) for step in steps]
+        assert rates == pytest.approx(expected, rel=1e-6)
 
 
 # The folder of `layerpace train`

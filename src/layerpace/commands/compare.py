@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import flag, many
+from .options import DataName, flag, many
 
 EXAMPLES = """
 Examples:
@@ -31,7 +31,7 @@ def add(app: App) -> None:
     @app.command(help_epilogue=EXAMPLES)
     def compare(
         *,
-        data: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"] = "digits",
+        data: DataName = "digits",
         data_dir: Path | None = None,
         model: str | None = None,
         task: str | None = None,
@@ -41,7 +41,7 @@ def add(app: App) -> None:
         seeds: int = 3,
         steps: int | None = None,
         batch_size: int | None = None,
-        schedule: Literal["constant", "linear", "cosine"] | None = None,
+        schedule: str | None = None,
         device: str = "cpu",
         dtype: Literal["fp32", "bf16"] = "fp32",
         threads: int | None = None,
@@ -70,17 +70,22 @@ def add(app: App) -> None:
         ----------
         data
             Data set. digits needs no file; the others are looked for in --data-dir, $LAYERPACE_DATA and the
-            user's cache, and downloaded into the cache if absent.
+            user's cache, and downloaded into the cache if absent. tiny-imagenet and
+            imagenet64 must be there: an error says which files to put where.
         data_dir
             Folder that holds the data: DIR/mnist/..., DIR/cifar-10-batches-bin/..., or the files themselves.
         model
-            digits-cnn, percentdelta-cnn, c10-cnn1-small or mlp; by default the one that goes with the data.
+            digits-cnn, percentdelta-cnn, c10-cnn1, c10-cnn1-small, tiny-cnn, torch-blog-vgg, resnet-32, resnet-110,
+            wrn-28-10, resnet-18, resnet-18-narrow, mlp, mlp-deep or mlp-784; by default the one that goes with the
+            data.
         task
             A task of your own instead of --data and --model: package.module:function or path/to/file.py:function,
-            a function that returns a layerpace.lab.Task.
+            a function that returns a layerpace.lab.Task; with its arguments, if it takes any: "file.py:f(noise=0.1)".
         methods
             NAME or NAME:option=value,... with NAME sgd, nesterov, adam, adamw, radam, lars, lamb, lambc,
             percent-delta, layca, ..., or DIRECTION+RULE such as radam+trust_ratio. lr=0.001/0.003 gives rates to try.
+            Every one has the option alpha, in [-1, 1]: below 0 the first layers train faster, above 0 the last
+            (rmsprop: layers.alpha).
         lr_grid
             Learning rates to try for every method named without an lr.
         choose
@@ -93,8 +98,9 @@ def add(app: App) -> None:
         batch_size
             Examples a step, of all processes together (digits: 64).
         schedule
-            Of the learning rate (digits: linear; others: constant); linear falls to 1%, cosine to 0. For one method:
-            NAME:schedule=constant.
+            Of the learning rate (digits: linear; others: constant). constant; linear, which falls to 1%; cosine, to 0;
+            linear:SLOPE[:FLOOR], which loses a share SLOPE of the rate a step, down to FLOOR (0.01);
+            steps:0.2@0.8/0.9/0.97, times 0.2 at these shares of the steps. For one method: NAME:schedule=constant.
         device
             cpu, cuda, cuda:1, ...
         dtype

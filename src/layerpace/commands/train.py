@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import flag
+from .options import DataName, flag
 
 EXAMPLES = """
 Examples:
@@ -33,7 +33,7 @@ def add(app: App) -> None:
         *,
         method: str = "adam",
         lr: float | None = None,
-        data: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"] | None = None,
+        data: DataName | None = None,
         data_dir: Path | None = None,
         model: str | None = None,
         task: str | None = None,
@@ -41,7 +41,7 @@ def add(app: App) -> None:
         steps: int | None = None,
         batch_size: int | None = None,
         accumulate: int = 1,
-        schedule: Literal["constant", "linear", "cosine"] | None = None,
+        schedule: str | None = None,
         warmup: int = 0,
         lr_scaling: Literal["none", "linear", "sqrt"] = "none",
         base_batch_size: int | None = None,
@@ -69,19 +69,23 @@ def add(app: App) -> None:
         ----------
         method
             NAME or NAME:option=value,... with NAME sgd, nesterov, adam, adamw, radam, lars, lamb, lambc,
-            percent-delta, layca, ..., or DIRECTION+RULE such as radam+trust_ratio.
+            percent-delta, layca, ..., or DIRECTION+RULE such as radam+trust_ratio. Every one has the option alpha, in
+            [-1, 1]: below 0 the first layers train faster, above 0 the last (rmsprop: layers.alpha).
         lr
             Learning rate; by default the one that `layerpace compare` takes.
         data
             Data set. digits (the default) needs no file; the others are looked for in --data-dir, $LAYERPACE_DATA and
             the user's cache, and downloaded into the cache if absent, by one process of each machine.
+            tiny-imagenet and imagenet64 must be there: an error says which files to put where.
         data_dir
             Folder that holds the data: DIR/mnist/..., DIR/cifar-10-batches-bin/..., or the files themselves.
         model
-            digits-cnn, percentdelta-cnn, c10-cnn1-small or mlp; by default the one that goes with the data.
+            digits-cnn, percentdelta-cnn, c10-cnn1, c10-cnn1-small, tiny-cnn, torch-blog-vgg, resnet-32, resnet-110,
+            wrn-28-10, resnet-18, resnet-18-narrow, mlp, mlp-deep or mlp-784; by default the one that goes with the
+            data.
         task
             A task of your own instead of --data and --model: package.module:function or path/to/file.py:function,
-            a function that returns a layerpace.lab.Task.
+            a function that returns a layerpace.lab.Task; with its arguments, if it takes any: "file.py:f(noise=0.1)".
         seed
             Of the initial weights and of the order of the data.
         steps
@@ -92,7 +96,9 @@ def add(app: App) -> None:
             Parts in which a batch goes through the model, for batches that do not fit into memory; the weights come out
             the same to rounding, but batch normalisation takes its statistics of each part.
         schedule
-            Of the learning rate (digits: linear; others: constant); linear falls to 1%, cosine to 0.
+            Of the learning rate (digits: linear; others: constant). constant; linear, which falls to 1%; cosine, to 0;
+            linear:SLOPE[:FLOOR], which loses a share SLOPE of the rate a step, down to FLOOR (0.01);
+            steps:0.2@0.8/0.9/0.97, times 0.2 at these shares of the steps. Also an option of --method: schedule=....
         warmup
             Steps over which the rate rises to its full value, before the schedule.
         lr_scaling

@@ -3,7 +3,8 @@
     load("mnist", data_dir=None) -> Dataset
 
 Looked for in the data folder given, in $LAYERPACE_DATA and in the user's cache, as DIR/mnist/... or
-directly in DIR; then downloaded into the cache. `digits` comes with scikit-learn and needs no file.
+directly in DIR; then downloaded into the cache. `digits` comes with scikit-learn and needs no file;
+Tiny ImageNet, ImageNet 64x64 and MovieLens (`folders.py`) are not downloaded.
 """
 
 from __future__ import annotations
@@ -12,78 +13,19 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from .dataset import Dataset, raw_bytes, standardised, subset
+from .digits import digits
 from .downloads import fetch
 from .errors import LabError, UsageError
-from .extras import require
+from .folders import FOLDERS, load_folder
 from .formats import check_labels, parse_cifar, parse_idx, read_bytes
 from .sources import FASHION_MNIST, IDX_PARTS, MNIST, SOURCES, Source
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """Training and test examples, first dimension the examples.
-
-    Attributes:
-        train_inputs, test_inputs: [N, ...]. uint8 inputs (images) stay as they are in memory and become
-            (x - mean) / std, float32, a batch at a time; all others (floats, token ids) are used as they are.
-        train_targets, test_targets: [N, ...], whatever the task's loss takes (int64 classes here).
-        classes: number of classes, 0 where that has no meaning.
-        mean, std: one number for all pixels and channels, in the units of uint8 inputs.
-
-    Raises:
-        UsageError: inputs and targets of different lengths, or none at all.
-    """
-
-    train_inputs: Tensor
-    train_targets: Tensor
-    test_inputs: Tensor
-    test_targets: Tensor
-    classes: int
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, inputs, targets in (
-            ("train", self.train_inputs, self.train_targets),
-            ("test", self.test_inputs, self.test_targets),
-        ):
-            if len(inputs) != len(targets) or len(inputs) == 0:
-                raise UsageError(f"the {name} set has {len(inputs)} inputs and {len(targets)} targets")
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.train_inputs.shape[1:])
-
-    def floats(self, inputs: Tensor) -> Tensor:
-        """A batch as the model sees it."""
-        if inputs.dtype != torch.uint8:
-            return inputs
-        return inputs.float().sub_(self.mean).div_(self.std)
-
-    def to(self, device: torch.device) -> Dataset:
-        names = ("train_inputs", "train_targets", "test_inputs", "test_targets")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
-
-    def fingerprint(self) -> str:
-        """Changes when any example, target or scale does."""
-        digest = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
-        for tensor in (self.train_inputs, self.train_targets, self.test_inputs, self.test_targets):
-            digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-            if tensor.numel():
-                digest.update(raw_bytes(tensor))
-        return digest.hexdigest()[:16]
-
-
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a tensor, for hashing."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
+__all__ = ["Dataset", "Warn", "load", "raw_bytes", "standardised", "subset", "to_stderr"]
 
 Warn = Callable[[str], None]
 
@@ -96,25 +38,13 @@ def load(name: str, data_dir: Path | None = None, warn: Warn = to_stderr) -> Dat
     """The data set called `name`; a LabError says which files to put where if it cannot be had."""
     if name == "digits":
         return digits()
+    if name in FOLDERS:
+        return load_folder(FOLDERS[name], [*given_folders(data_dir, os.environ), cache_dir()])
     if name not in SOURCES:
-        raise UsageError(f"unknown data set {name!r}: choose from digits, {', '.join(SOURCES)}")
+        raise UsageError(f"unknown data set {name!r}: choose from {', '.join(['digits', *SOURCES, *FOLDERS])}")
     source = SOURCES[name]
     folder = find(source, data_dir, os.environ, warn)
     return images_of(source, folder, read_files(source, folder, warn))
-
-
-def digits() -> Dataset:
-    """scikit-learn's 1797 digits, 8x8, 0 to 16. Of each class every fourth image is for testing (445 in all)."""
-    require(["sklearn"], "the digits data set")
-    from sklearn.datasets import load_digits
-
-    inputs, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(inputs).to(torch.uint8).reshape(-1, 1, 8, 8)
-    targets = torch.from_numpy(labels).long()
-    test = torch.zeros(len(targets), dtype=torch.bool)
-    for digit in range(10):
-        test[(targets == digit).nonzero().flatten()[3::4]] = True
-    return Dataset(images[~test], targets[~test], images[test], targets[test], classes=10, mean=0.0, std=16.0)
 
 
 def images_of(source: Source, folder: Path, contents: Mapping[str, bytes]) -> Dataset:
@@ -160,12 +90,18 @@ def cache_dir() -> Path:
     return Path(base) / "layerpace"
 
 
-def find(source: Source, data_dir: Path | None, environment: Mapping[str, str], warn: Warn) -> Path:
-    """The folder that holds every file of `source`, downloading into the cache as the last resort."""
+def given_folders(data_dir: Path | None, environment: Mapping[str, str]) -> list[Path]:
+    """The data folder asked for, then the one of $LAYERPACE_DATA; a UsageError if one does not exist."""
     given = [Path(path) for path in (data_dir, environment.get("LAYERPACE_DATA")) if path]
     for path in given:
         if not path.is_dir():
             raise UsageError(f"the data folder {path} does not exist")
+    return given
+
+
+def find(source: Source, data_dir: Path | None, environment: Mapping[str, str], warn: Warn) -> Path:
+    """The folder that holds every file of `source`, downloading into the cache as the last resort."""
+    given = given_folders(data_dir, environment)
     cache = cache_dir()
     for root in (*given, cache):
         for folder in (root / source.folder, root / source.name, root):

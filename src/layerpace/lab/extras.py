@@ -12,6 +12,6 @@ def require(modules: Iterable[str], what: str, extra: str = "lab") -> None:
     """Raise a one-line LabError that says how to install whichever of `modules` is missing."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        names = {"sklearn": "scikit-learn"}
+        names = {"sklearn": "scikit-learn", "PIL": "pillow"}
         listed = ", ".join(names.get(name, name) for name in missing)
         raise LabError(f"{what} needs {listed}: pip install 'layerpace[{extra}]'")

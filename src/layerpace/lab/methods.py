@@ -2,10 +2,12 @@
 
     NAME                     sgd, adam, lars, ... (`NAMED`), or DIRECTION+RULE: radam+trust_ratio
     NAME:option=value,...    options of that optimizer; `lr=1e-3/3e-3` gives several rates to try;
-                             `schedule=linear` overrides the run's schedule for this method
+                             `schedule=linear` overrides the run's schedule for this method;
+                             `alpha=-0.6` multiplies rates by depth (`layerpace.layers.prioritize`)
 
 An option is a keyword of the optimizer, or a field of its direction or rule ("direction.eps", "rule.eps"
-where both have one). Anything else is an error that lists the valid ones.
+where both have one). RMSProp has an alpha of its own, its smoothing: there the other one is "layers.alpha".
+Anything else is an error that lists the valid ones.
 """
 
 from __future__ import annotations
@@ -16,19 +18,20 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from layerpace import directions, optim, rules
+from layerpace import directions, layers, optim, rules
 
 from .errors import UsageError, one_line
+from .schedule import Schedule
 
 SHORT = {"clip": "trust_clip", "wd": "weight_decay", "coefficient": "trust_coefficient"}
-SCHEDULES = ("constant", "linear", "cosine")
+ALPHA = "layers.alpha"
 DEFAULT_METHODS = ("sgd", "adam", "lars", "lamb", "lambc", "percent-delta", "layca")
 
 
@@ -95,7 +98,14 @@ DEFAULT_RATES: dict[str, dict[str, float]] = {
     },
 }
 
-COMPOSED_LR = {"identity": 0.001, "trust_ratio": 0.01, "percent_delta": 0.1, "relative_l1": 0.1, "rotation": 3**-2.5}
+COMPOSED_LR = {
+    "identity": 0.001,
+    "trust_ratio": 0.01,
+    "percent_delta": 0.1,
+    "relative_l1": 0.1,
+    "rotation": 3**-2.5,
+    "limited_norm": 3**-3,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +126,40 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: str | None = None
 
-    def build(self, named: Iterable[tuple[str, Tensor]], lr: float) -> torch.optim.Optimizer:
+    def multipliers(self, model: nn.Module, example: Callable[[], Any] | None = None) -> dict[str, float]:
+        """The learning-rate multiplier of each parameter, by its name; {} without `alpha`.
+
+        Args:
+            model: as it is made, before processes share it.
+            example: makes what the model's forward takes, which tells the order of the layers; None: that in which
+                they were registered.
+
+        Raises:
+            ValueError: the model has no layers, or alpha is out of range.
+        """
+        if self.options.get(ALPHA) is None:
+            return {}
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            groups = layers.prioritize(model, self.options[ALPHA], None if example is None else example())
+        return {name: group["lr_multiplier"] for group in groups for name, _ in group["params"]}
+
+    def build(
+        self, named: Iterable[tuple[str, Tensor]], lr: float, multipliers: Mapping[str, float] | None = None
+    ) -> torch.optim.Optimizer:
+        """The optimizer of named parameters, with their `multipliers` if the method has an alpha.
+
+        Raises:
+            TypeError, ValueError: an option that the optimizer refuses.
+        """
         make, direction, rule = parts(self.name)
         options = dict(named_entry(self.name).options)
         options.update(self.options)
+        if options.pop(ALPHA, None) is not None and not multipliers:
+            raise ValueError("alpha needs the multipliers of the model's layers: see Method.multipliers")
+        params = grouped(list(named), multipliers or {})
         if make is not None:
-            return make(list(named), lr=lr, **options)
+            return make(params, lr=lr, **options)
         own = {k: v for k, v in options.items() if "." not in k}
         inner: dict[str, dict[str, Any]] = {"direction": {}, "rule": {}}
         for key, value in options.items():
@@ -129,19 +167,29 @@ class Method:
                 place, option = key.split(".")
                 inner[place][option] = value
         return optim.Layerwise(
-            list(named), direction=direction(**inner["direction"]), rule=rule(**inner["rule"]), lr=lr, **own
+            params, direction=direction(**inner["direction"]), rule=rule(**inner["rule"]), lr=lr, **own
         )
 
-    def check(self, rates: Iterable[float], named: Sequence[tuple[str, Tensor]]) -> None:
-        """Raise a UsageError for any value that the optimizer itself refuses for these parameters."""
+    def check(self, rates: Iterable[float], model: nn.Module) -> None:
+        """Raise a UsageError for any value that the optimizer itself refuses for this model."""
         for lr in rates:
             try:
-                self.build(named, lr)
+                self.build(model.named_parameters(), lr, self.multipliers(model))
             except (TypeError, ValueError) as error:
                 raise UsageError(f"--methods {self.spec}: {one_line(error)}") from None
 
     def rates_to_try(self, grid: tuple[float, ...]) -> tuple[float, ...]:
         return self.rates or grid or (self.default_lr,)
+
+
+def grouped(named: list[tuple[str, Tensor]], multipliers: Mapping[str, float]) -> list[Any]:
+    """Parameters as an optimizer takes them: a group for each multiplier, where there are any."""
+    if not multipliers:
+        return named
+    groups: dict[float, list[tuple[str, Tensor]]] = {}
+    for name, param in named:
+        groups.setdefault(multipliers[name], []).append((name, param))
+    return [{"params": params, "lr_multiplier": value} for value, params in groups.items()]
 
 
 def named_entry(name: str) -> Named:
@@ -198,16 +246,16 @@ def valid_options(name: str) -> list[str]:
     """Every option of a method, as it is written on the command line."""
     make, direction, rule = parts(name)
     if make is not None:
-        return keywords(make)
+        return [*keywords(make), ALPHA]
     own = [key for key in keywords(optim.Layerwise) if key not in ("direction", "rule")]
     fields = [f"direction.{f.name}" for f in dataclasses.fields(direction)]
     fields += [f"rule.{f.name}" for f in dataclasses.fields(rule)]
-    return own + fields
+    return [*own, *fields, ALPHA]
 
 
 def resolve(key: str, valid: list[str]) -> str | None:
     """The full name of an option: itself, a field of the direction or else the rule, or a short name."""
-    for candidate in (f"direction.{key}", f"rule.{key}", key, SHORT.get(key, key)):
+    for candidate in (f"direction.{key}", f"rule.{key}", key, SHORT.get(key, key), f"layers.{key}"):
         if candidate in valid:
             return candidate
     return None
@@ -228,8 +276,10 @@ def parse_method(spec: str, rates: Mapping[str, float] | None = None) -> Method:
         if key == "lr":
             given = tuple(number(spec, part) for part in value.split("/"))
         elif key == "schedule":
-            if value not in SCHEDULES:
-                raise UsageError(f"--methods {spec}: schedule {value!r}; choose from {', '.join(SCHEDULES)}")
+            try:
+                Schedule.of(value)
+            except ValueError as error:
+                raise UsageError(f"--methods {spec}: schedule {value!r}; {error}") from None
             schedule = value
         else:
             full = resolve(key, valid)

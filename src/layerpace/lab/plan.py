@@ -84,9 +84,9 @@ def plan(request: Request, task: Task) -> Plan:
     if not methods:
         raise UsageError("--methods: name at least one")
     tried = {method: method.rates_to_try(request.lr_grid) for method in methods}
-    named = list(task.model().named_parameters())
+    model = task.model()
     for method, rates in tried.items():
-        method.check(rates, named)
+        method.check(rates, model)
     cells = tuple(Cell(m, lr, seed) for m in methods for lr in tried[m] for seed in range(request.seeds))
     if len(
         {(c.method.name, str(sorted(c.method.options.items())), c.method.schedule, c.lr, c.seed) for c in cells}
@@ -101,7 +101,7 @@ def plan(request: Request, task: Task) -> Plan:
         raise UsageError("--validation 0: several rates need held-out examples to choose by")
     if request.choose == "steps" and settings.target is None:
         raise UsageError("--choose steps: there is no target to count steps to; pass --target")
-    known = facts(task, named)
+    known = facts(task, model.named_parameters())
     config = {
         "version": known["version"],
         "task": task.name,

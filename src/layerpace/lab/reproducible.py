@@ -38,3 +38,36 @@ def reproducible(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=warned)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Whatever the block does, torch is afterwards as it was before it; of all random numbers only torch's own.
+
+    The generators of GPUs get the seed that they had from the CPU's generator: a run seeds them anew.
+    """
+    cudnn = torch.backends.cudnn
+    state = torch.get_rng_state(), torch.initial_seed()
+    threads, dtype, precision = torch.get_num_threads(), torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    grad = torch.is_grad_enabled()
+    kernels = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+    certain, warned = deterministic()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.manual_seed(state[1])
+        torch.set_rng_state(state[0])
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_grad_enabled(grad)
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = kernels
+        if (certain, warned) != deterministic():  # a second of imports, and a run has put it back itself
+            torch.use_deterministic_algorithms(certain, warn_only=warned)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+def deterministic() -> tuple[bool, bool]:
+    """Whether torch asks for deterministic kernels, and whether it only warns where there are none."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

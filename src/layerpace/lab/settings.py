@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError
-from .methods import SCHEDULES
 from .parallel import own_device
 from .records import digest
+from .schedule import Schedule
 from .tasks import Task
 
 VERSION = 3  # of the run folder's layout and of what a run computes
@@ -24,7 +24,7 @@ COUNTS = {  # least values
     "seed": 0, "accumulate": 1, "warmup": 0, "base_batch_size": 1,
 }  # fmt: skip
 NUMBERS = ("lr", "validation", "target", "checkpoint_seconds")
-WORDS = {"schedule": SCHEDULES, "dtype": DTYPES, "lr_scaling": SCALINGS}
+WORDS = {"dtype": DTYPES, "lr_scaling": SCALINGS}
 NEEDED = ("seed", "seeds", "accumulate", "warmup", "dtype", "lr_scaling", "checkpoint_seconds", "device")
 TEXTS = ("task", "data", "model", "method", "device", "data_dir")
 
@@ -116,6 +116,11 @@ def check(options: Mapping[str, Any]) -> None:
         elif key in WORDS:
             if value not in WORDS[key]:
                 raise UsageError(f"{name} {value}: choose from {', '.join(WORDS[key])}")
+        elif key == "schedule":
+            try:
+                Schedule.of(value)
+            except ValueError as error:
+                raise UsageError(f"{name} {value}: {error}") from None
         elif key in TEXTS and not isinstance(value, str):
             raise UsageError(f"{name} {value!r}: must be text")
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .methods import DEFAULT_RATES, Method, guess, parse_method, slug, split_out
 from .models import DEFAULT_MODEL
 from .parallel import Team, speaks
 from .records import RunFolder, changes, digest
+from .references import Reference
 from .reproducible import reproducible
 from .settings import Options, Settings, check, decide, facts
 from .stopping import StopSignals
@@ -147,10 +148,8 @@ def prepare(request: Mapping[str, Any]) -> Training:
         options["model"] = options["model"] or DEFAULT_MODEL.get(options["data"])
     elif any(options[key] is not None for key in ("data", "model", "data_dir")):
         raise UsageError("--task brings its own data and model: leave out --data, --data-dir and --model")
-    try:
+    with of_one_method():
         method = parse_method(options["method"], DEFAULT_RATES.get(options["model"] or ""))
-    except UsageError as error:
-        raise UsageError(str(error).replace("--methods", "--method")) from None
     rates = {*method.rates, *([options["lr"]] if options["lr"] is not None else [])}
     if len(rates) > 1:
         raise UsageError(f"--method {method.spec}: one training has one learning rate, got {sorted(rates)}")
@@ -160,12 +159,22 @@ def prepare(request: Mapping[str, Any]) -> Training:
     task, known = loaded(options["task"], options["data"], options["model"], *places)
     options["schedule"] = method.schedule or options["schedule"]
     settings = decide(Options(**{field.name: options[field.name] for field in fields(Options)}), task)
-    method.check([options["lr"]], list(task.model().named_parameters()))
+    with of_one_method():
+        method.check([options["lr"]], task.model())
     for key in ("steps", "batch_size", "schedule", "eval_every", "record_every", "threads", "target"):
         options[key] = getattr(settings, key)
     options["device"] = settings.device.type
     kept = {key: value for key, value in options.items() if key not in ELSEWHERE}
     return Training({**kept, "name": task.name, **known}, task, method, settings)
+
+
+@contextmanager
+def of_one_method() -> Iterator[None]:
+    """An error in the block names the option that has one method."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(str(error).replace("--methods", "--method")) from None
 
 
 def bare(spec: str) -> str:
@@ -177,7 +186,10 @@ def bare(spec: str) -> str:
 
 def stamp(reference: str | None) -> float | None:
     """When the file of a task was changed; None: it has none of its own."""
-    path = Path((reference or "").rpartition(":")[0])
+    try:
+        path = Path(Reference.of(reference or "").place)
+    except UsageError:  # `loaded` says so
+        return None
     return path.stat().st_mtime if path.suffix == ".py" and path.is_file() else None
 
 

@@ -1,9 +1,9 @@
 """What is trained: a `Task` is data, a model, a loss and a metric.
 
-Your own is a function without arguments that returns one, named on the command line:
+Your own is a function that returns one, named on the command line, with literals for its arguments if it takes any:
 
     layerpace compare --task my_package.my_module:my_task
-    layerpace compare --task path/to/file.py:my_task
+    layerpace compare --task "path/to/file.py:my_task(noise=0.1)"
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .data import Dataset, Warn, load, to_stderr
 from .errors import UsageError, one_line
 from .models import DEFAULT_MODEL, MODELS
+from .references import Reference
 
 
 def correct(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,6 +87,8 @@ DEFAULTS = {
     "fashion-mnist": Defaults(batch_size=500, steps=400, eval_every=20, target=0.8),
     "cifar10": Defaults(batch_size=128, steps=2000, eval_every=100, target=0.5),
     "cifar100": Defaults(batch_size=128, steps=2000, eval_every=100, target=0.2),
+    "tiny-imagenet": Defaults(batch_size=128, steps=2000, eval_every=200, target=0.1),
+    "imagenet64": Defaults(batch_size=400, steps=10_000, eval_every=1000, target=0.1),
 }
 
 
@@ -112,16 +115,20 @@ def built_in(data: str, model: str | None, data_dir: Path | None, warn: Warn = t
 
 
 def from_reference(reference: str) -> Task:
-    """The task that `package.module:function` or `path/to/file.py:function` returns."""
-    place, colon, name = reference.rpartition(":")
-    if not colon or not place or not name:
-        raise UsageError(f"--task {reference!r}: write package.module:function or path/to/file.py:function")
+    """The task that `package.module:function` or `path/to/file.py:function(noise=0.1)` returns.
+
+    Raises:
+        UsageError: in one line: no such form, file or function, an argument that it does not take, or what it raises.
+    """
     try:
+        parsed = Reference.of(reference)
+        place, name = parsed.place, parsed.name
         module = from_file(Path(place)) if place.endswith(".py") else from_module(place)
         function = getattr(module, name, None)
         if not callable(function):
             raise UsageError(f"{place} has no function {name!r}")
-        task = function()
+        parsed.check(function)
+        task = function(**parsed.arguments)
     except Exception as error:  # whatever a user's file raises
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         raise UsageError(f"--task {reference}: {kind}{one_line(error)}") from error

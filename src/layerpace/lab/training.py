@@ -13,9 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
-
-from layerpace import schedules
 
 from .batches import Batches, evenly, portion
 from .clock import StepClock
@@ -25,6 +22,7 @@ from .parallel import Team
 from .recording import scalars, state_of, steps_to, summary, watch
 from .records import CURVE, RunFolder
 from .reproducible import weights_digest
+from .schedule import scheduler
 from .settings import Settings
 from .states import handed_out, load_model, whole
 from .stopping import StopSignals
@@ -32,6 +30,7 @@ from .tasks import Task
 
 EVAL_BATCH = {"cpu": 250}  # elsewhere 2000; on a CPU, activations should stay in its cache
 ASK = 8  # steps between looks at whether another process has a signal
+TRAIN_EVAL = 5000  # training examples that the end is scored on, at most
 OnPoint = Callable[[int, float], None]  # (steps done, score)
 
 
@@ -61,15 +60,17 @@ class Run:
         train, validation = indices
         self.batches = Batches(task.data, train, settings.batch_size, seed, task.augment, self.team)
         self.wrapped = self.model
+        multipliers = method.multipliers(self.model, self.example)
         unused = self.team.replicated and self.team.most(int(self.leaves_out())) > 0
         self.wrapped = self.team.wrapped(self.model, unused)
         self.validation = validation[evenly(len(validation), settings.eval_size)].to(self.device)
+        self.some_train = train[evenly(len(train), TRAIN_EVAL)].to(self.device)
         self.all_validation = validation.to(self.device)
         tests = len(task.data.test_inputs)
         self.tests = evenly(tests, settings.eval_size).to(self.device)
         self.all_tests = torch.arange(tests, device=self.device)
         named = list(self.model.named_parameters())
-        self.optimizer = method.build(named, lr * settings.lr_scale)
+        self.optimizer = method.build(named, lr * settings.lr_scale, multipliers)
         self.scheduler = scheduler(
             method.schedule or settings.schedule, self.optimizer, settings.steps, settings.warmup
         )
@@ -136,6 +137,10 @@ class Run:
         """Whether a trainable parameter takes no part in a step: DDP would wait for its gradient."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             return self.rehearse()
+
+    def example(self) -> Tensor:
+        """What the model's forward takes: one training example."""
+        return self.task.data.floats(self.task.data.train_inputs[:1])
 
     def signal(self, signals: StopSignals, due: bool) -> int | None:
         """The signal that a process has received; all processes hear of it after the same step."""
@@ -225,11 +230,14 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bf16")
 
     def finish(self, diverged: int | None) -> dict[str, Any]:
-        """Score the whole test set, keep the weights, write DONE."""
+        """Score the whole test set, and some of the training set as it is; keep the weights, write DONE."""
         result: dict[str, Any] = {"status": "done" if diverged is None else "diverged", "diverged_at": diverged}
-        result.update(test_score=None, test_loss=None, validation_score=None)
+        result.update(test_score=None, test_loss=None, validation_score=None, train_score=None, train_loss_end=None)
         if diverged is None:
             data = self.task.data
+            result["train_score"], result["train_loss_end"] = self.evaluate(
+                data.train_inputs, data.train_targets, self.some_train
+            )
             result["test_score"], result["test_loss"] = self.evaluate(
                 data.test_inputs, data.test_targets, self.all_tests
             )
@@ -288,16 +296,3 @@ class Run:
         torch.set_rng_state(state["cpu_generator"].cpu())
         if state["cuda_generator"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.device)
-
-
-def scheduler(name: str, optimizer: torch.optim.Optimizer, steps: int, warmup: int = 0) -> LRScheduler | None:
-    """constant: none; linear: down to 1% at the last step (PercentDelta's eq. 10); cosine: down to 0.
-
-    A warm-up of W steps comes before it, from lr/W at the first step to lr at step W; the schedule then takes the rest.
-    """
-    made: LRScheduler | None = None
-    if name == "linear":
-        made = schedules.linear_decay(optimizer, slope=1 / (steps - warmup))
-    elif name == "cosine":
-        made = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - warmup)
-    return schedules.warmup(optimizer, warmup, made, start=1 / warmup) if warmup else made

@@ -121,6 +121,21 @@ def test_a_lost_run_is_tried_again_so_often_and_then_has_failed(setting: Setting
     assert "lost 2 times: as asked" in (first.folder / FAILED).read_text()
 
 
+def test_several_drivers_use_one_executor_until_an_error_closes_it(setting: Setting) -> None:
+    def drive(executor: Here, *numbers: int) -> None:
+        driver = Driver(Runs(setting.out, setting.runner), Grid(setting.requests(*numbers)))
+        driver.run(executor, Silent(), StopSignals(), close=False)
+
+    executor = Here()
+    drive(executor, 1, 2)
+    drive(executor, 3)
+    assert not executor.closed and said(setting.log, "begin") == [1, 2, 3]
+    stopping = Stopping()
+    with pytest.raises(Stopped):
+        drive(stopping, 4)
+    assert stopping.closed
+
+
 def test_an_executor_that_says_done_without_DONE_is_not_believed(setting: Setting) -> None:
     class Liar(Here):
         def end(self, job: Job) -> Outcome:

@@ -13,7 +13,7 @@ from rich.table import Table
 from .rows import Columns, Row
 
 FIRST = ("method", "lr", "seed")  # of what tells runs apart
-SCORES = ("test_score", "validation_score", "test_loss")  # shown first
+SCORES = ("test_score", "validation_score", "train_score", "test_loss")  # shown first
 STYLES = {"failed": "red", "diverged": "red", "unfinished": "yellow"}
 WIDEST = 40  # of a cell, where not all fit
 GAP = 3  # between columns

@@ -85,8 +85,11 @@ class Driver:
         if run.ended:
             self.reporter.ended(run)
 
-    def run(self, executor: Executor, reporter: Reporter, signals: StopSignals) -> None:
+    def run(self, executor: Executor, reporter: Reporter, signals: StopSignals, close: bool = True) -> None:
         """Make all runs.
+
+        Args:
+            close: the executor, at the end; False: another driver may use it then. After an error it is closed anyway.
 
         Raises:
             Stopped: a signal came; the workers have ended.
@@ -112,8 +115,12 @@ class Driver:
                     if signals.received is not None:
                         reporter.stopping()
                         raise Stopped(signals.received)
+        except BaseException:
+            close = True
+            raise
         finally:
-            executor.close()
+            if close:
+                executor.close()
 
     def submit(self, run: Run) -> None:
         """Hand a run to the executor, its request and config in its folder."""

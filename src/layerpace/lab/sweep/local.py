@@ -1,4 +1,8 @@
-"""Jobs as processes on this machine: as many at once as the cores allow, each with its share of them."""
+"""Jobs as processes on this machine: as many at once as the cores allow, each with its share of them.
+
+A process that has made a job of layerpace's own takes the next one, which saves the seconds that it takes to import
+torch. One whose job ran a user's code, or did not end well, is never used again.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +61,8 @@ class Local:
     Where they fill the cores exactly, each is kept to cores of its own; else, other programs or another sweep may be
     meant to have the rest, and the system shares the cores out. Of several GPUs each process sees one, in turn.
 
+    Several drivers may use it one after another, before it is closed.
+
     Attributes:
         threads: of a job whose spec does not say how many.
     """
@@ -74,16 +80,33 @@ class Local:
             for i in reversed(range(jobs))
         ]
         self.running: dict[Path, tuple[Process, Place]] = {}
+        self.waiting: list[tuple[Process, Place]] = []  # for a job, the last one at the end
         self.ended: queue.Queue[Outcome] = queue.Queue()
 
     def slots(self) -> int:
         return self.jobs
 
     def submit(self, job: Job) -> None:
-        place = self.places.pop()
-        process = Process(job, place.cpus if len(place.cpus) == job.threads else (), place.gpu)
+        process, place = self.process(job)
         self.running[job.folder] = process, place
         threading.Thread(target=self.watch, args=(process,), daemon=True).start()
+
+    def process(self, job: Job) -> tuple[Process, Place]:
+        """One that waits for such a job, or else a new one."""
+        for process, place in reversed(self.waiting):
+            if process.takes(job):
+                self.waiting.remove((process, place))
+                job.folder.mkdir(parents=True, exist_ok=True)
+                process.order(job)
+                return process, place
+        if not self.places:
+            old, place = self.waiting.pop(0)
+            stop_all([old])
+            self.places.append(place)
+        place = self.places[-1]
+        process = Process(job, place.cpus if len(place.cpus) == job.threads else (), place.gpu, keep=True)
+        self.places.pop()
+        return process, place
 
     def watch(self, process: Process) -> None:
         """In a thread of its own: hand on how a process ended, the moment it does."""
@@ -98,13 +121,17 @@ class Local:
                 outcome = self.ended.get(timeout=0 if found else timeout)
             except queue.Empty:
                 return found
-            _, place = self.running.pop(outcome.job.folder)
-            self.places.append(place)
+            process, place = self.running.pop(outcome.job.folder)
+            if process.waiting:
+                self.waiting.append((process, place))
+            else:
+                self.places.append(place)
             found.append(outcome)
 
     def where(self, job: Job) -> str:
         return f"pid {self.running[job.folder][0].pid}" if job.folder in self.running else ""
 
     def close(self) -> None:
-        stop_all(process for process, _ in self.running.values())
+        stop_all(process for process, _ in [*self.running.values(), *self.waiting])
         self.running.clear()
+        self.waiting.clear()

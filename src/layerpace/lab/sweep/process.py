@@ -1,4 +1,4 @@
-"""A job in a process of its own, which ends with its parent, however that ends."""
+"""A job in a process of its own, which ends with its parent, however that ends; or, one after another, several jobs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from io import FileIO
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from ..records import DONE
 from .protocol import FAILED, LOG, Job, Outcome
-from .worker import GRACE, RAISED
+from .worker import GRACE, LOOK, RAISED, STOP, ours
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -28,31 +30,63 @@ class Process:
     Args:
         cpus: that it may run on; empty: all.
         gpu: the CUDA device that it sees, as CUDA_VISIBLE_DEVICES names it; "": as this process does.
+        keep: once the job is done, the worker waits for another one, if the job is of layerpace's own code alone.
+
+    Attributes:
+        waiting: the job is done, and the worker waits for another one.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, job: Job, cpus: Sequence[int] = (), gpu: str = "") -> None:
-        self.job, self.over = job, False
+    def __init__(self, job: Job, cpus: Sequence[int] = (), gpu: str = "", keep: bool = False) -> None:
+        self.job, self.cpus, self.over, self.waiting = job, cpus, False, False
         job.folder.mkdir(parents=True, exist_ok=True)
+        self.surroundings = dict(os.environ)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **dict.fromkeys(POOLS, str(job.threads))}
         if gpu:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with open(job.folder / LOG, "ab") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "layerpace.lab.sweep.worker"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=job.cwd,
-                start_new_session=True,
-            )
+        self.said: FileIO | None = None  # a byte comes here when the worker waits for another job
+        says: int | None = None  # its other end
+        if keep and ours(job) and os.name == "posix":
+            place, says = os.pipe()
+            self.said = FileIO(place)
+        try:
+            with open(job.folder / LOG, "ab") as log:
+                self.popen = subprocess.Popen(
+                    [sys.executable, "-m", "layerpace.lab.sweep.worker", *([] if says is None else [str(says)])],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=job.cwd,
+                    start_new_session=True,
+                    pass_fds=() if says is None else (says,),
+                )
+        except OSError:
+            self.forget()
+            raise
+        finally:
+            if says is not None:
+                os.close(says)
+        self.order(job)
+
+    def order(self, job: Job) -> None:
+        """Tell the worker what to make."""
+        self.job, self.waiting = job, False
+        self.tell(json.dumps({"job": job.as_dict(), "cpus": list(self.cpus)}))
+
+    def tell(self, line: str) -> None:
         assert self.popen.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended already: `poll` will say how
-            self.popen.stdin.write(json.dumps({"job": job.as_dict(), "cpus": list(cpus)}).encode() + b"\n")
+        with contextlib.suppress(OSError, ValueError):  # it has ended already: `wait` will say how
+            self.popen.stdin.write(line.encode() + b"\n")
             self.popen.stdin.flush()
+
+    def takes(self, job: Job) -> bool:
+        """Whether a worker that waits is what a new one for the job would be."""
+        alive = self.waiting and self.popen.poll() is None
+        same = (self.job.threads, self.job.cwd) == (job.threads, job.cwd) and self.surroundings == dict(os.environ)
+        return alive and same and ours(job)
 
     @property
     def pid(self) -> int:
@@ -60,16 +94,35 @@ class Process:
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """How the job ended; None: it has not within `timeout` seconds (None: however long it takes)."""
+        if self.said is not None and not self.said.closed and not self.told(timeout):
+            return None
+        if self.waiting:
+            return self.outcome(0)
         try:
             status = self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
         self.kill()  # what the runner started and left behind
+        self.forget()
         return self.outcome(status)
+
+    def told(self, timeout: float | None) -> bool:
+        """Whether the worker has said, within `timeout` seconds, that it waits for another job, or has ended."""
+        assert self.said is not None
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LOOK if end is None else max(0.0, end - time.monotonic())
+            if wait([self.said.fileno()], min(LOOK, left)):
+                self.waiting = bool(self.said.read(1))
+                return True
+            if self.popen.poll() is not None:  # and a fork of the worker's holds its end of the pipe
+                return True
+            if end is not None and time.monotonic() >= end:
+                return False
 
     def poll(self) -> Outcome | None:
         """How the job ended; None: it has not."""
-        return self.wait(0) if self.popen.poll() is not None else None
+        return self.wait(0)
 
     def outcome(self, status: int) -> Outcome:
         if (self.job.folder / DONE).exists():  # also where it died after its last act
@@ -82,9 +135,18 @@ class Process:
         return Outcome(self.job, "lost", f"ended with status {status}: {last_line(self.job.folder / LOG)}")
 
     def stop(self) -> None:
-        """Tell it to write a checkpoint and end."""
+        """Tell it to write a checkpoint and end; one that waits for a job ends at once."""
         if self.popen.poll() is None:
+            self.tell(STOP)  # where the signal comes too late to stop the run
             self.popen.terminate()
+
+    def gone(self, timeout: float) -> bool:
+        """Whether the worker ends within `timeout` seconds."""
+        try:
+            self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def kill(self) -> None:
         """End it at once, and what it has started."""
@@ -96,6 +158,12 @@ class Process:
         if self.popen.stdin is not None and not self.popen.stdin.closed:
             with contextlib.suppress(OSError):
                 self.popen.stdin.close()
+        if self.waiting:  # else the thread that is in `wait` closes it
+            self.forget()
+
+    def forget(self) -> None:
+        if self.said is not None:
+            self.said.close()
 
 
 def stop_all(processes: Iterable[Process], grace: float = GRACE) -> None:
@@ -106,12 +174,11 @@ def stop_all(processes: Iterable[Process], grace: float = GRACE) -> None:
     end = time.monotonic() + grace
     try:
         for process in left:
-            process.wait(max(0.0, end - time.monotonic()))
+            process.gone(max(0.0, end - time.monotonic()))
     finally:
         for process in left:
             process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.popen.wait(grace)
+            process.gone(grace)
 
 
 def last_line(path: Path) -> str:

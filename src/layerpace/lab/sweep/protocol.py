@@ -19,7 +19,8 @@ Kinds of searcher and of executor are modules of this package with one function 
     make(out, address, jobs, threads) -> Executor   local, ray; see `MakeExecutor`
 
 Executors use one of two: `worker.make(job) -> Outcome` makes a job in the process that calls it; `process.Process(job)`
-starts one of its own for it, which ends with its parent, however that ends (`poll`, `stop`, `kill`).
+starts one of its own for it, which ends with its parent, however that ends (`poll`, `stop`, `kill`), and which may take
+further jobs (`takes`, `order`).
 """
 
 from __future__ import annotations

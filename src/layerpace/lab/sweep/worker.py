@@ -1,13 +1,17 @@
 """Makes one job: imports the runner, runs it, and leaves DONE or FAILED in the run's folder.
 
-`make` does so in the process that calls it. `python -m layerpace.lab.sweep.worker` is what `process.Process` starts: it
-reads the job from stdin, a line of JSON, and takes the end of its parent, however that came, for the order to stop.
+`make` does so in the process that calls it. `python -m layerpace.lab.sweep.worker [FD]` is what `process.Process`
+starts: it reads the job from stdin, a line of JSON, and takes the end of its parent, however that came, for the order
+to stop. Where it has an FD, it writes a byte there once the job is done, and waits for another one. Any other end of a
+job ends the process too, and its exit status says how the job ended.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import queue
 import select
 import signal
 import sys
@@ -16,18 +20,20 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from .. import memory
 from ..errors import LabError, Stopped
 from ..records import CONFIG, DONE, Lock, to_json, write
+from ..reproducible import untouched
 from ..stopping import StopSignals
-from .protocol import FAILED, Job, Outcome
+from .protocol import FAILED, LOG, Job, Outcome
 
 WORKER_LOCK = ".worker"  # in a run's folder; the runner may have a lock of its own
 RAISED = 77  # exit status: the runner raised, and FAILED says what
 GRACE = 10.0  # seconds that a run has to write a checkpoint once it is told to stop
 LOOK = 1.0  # seconds between two looks at the parent
+STOP = "null"  # the order to end, for a worker that waits for a job
 
 
 def make(job: Job) -> Outcome:
@@ -94,16 +100,23 @@ def last_line(error: BaseException) -> str:
     return " ".join("".join(traceback.format_exception_only(error)).split())
 
 
-def watch(pipe: BinaryIO, parent: int, orphaned: threading.Event) -> None:
-    """Wait for the parent's end; then stop: in good order, or after a grace by force.
+def watch(pipe: IO[bytes], parent: int, orders: queue.SimpleQueue[Any], orphaned: threading.Event) -> None:
+    """Pass on orders until the parent's end; then stop: in good order, or after a grace by force.
 
     The end of stdin comes at once, unless a fork of the parent's holds it open; so the parent itself is looked at too.
     The kernel's own signal (PR_SET_PDEATHSIG) would be a second one, which ends a run without its checkpoint.
     """
+    text = b""
     while os.getppid() == parent:
         ready, _, _ = select.select([pipe], [], [], LOOK)
-        if ready and not pipe.read(1):
+        if not ready:
+            continue
+        part = pipe.read(1 << 16)  # what there is
+        if not part:
             break
+        *lines, text = (text + part).split(b"\n")
+        for line in lines:
+            orders.put(json.loads(line))
     orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
@@ -117,24 +130,53 @@ def end_group(signum: int) -> None:
         os.killpg(os.getpid(), signum)
 
 
-def main() -> int:
-    """0: done; RAISED: failed; 128 + signal: stopped."""
+def ours(job: Job) -> bool:
+    """Whether nothing but layerpace's own code makes a job: what that leaves behind in a process is known."""
+    task = job.config.get("task")
+    return job.runner.startswith("layerpace.") and (
+        not isinstance(task, str) or ":" not in task or task.startswith("layerpace.")
+    )
+
+
+def main(says: int | None = None) -> int:
+    """0: done, or told to end; RAISED: failed; 128 + signal: stopped. `says`: where to say that a job is wanted."""
     parent = os.getppid()
-    order: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     pipe = os.fdopen(os.dup(0), "rb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the runner and its children must not read from the pipe
+    if says is not None:
+        os.set_inheritable(says, False)
+    orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
     orphaned = threading.Event()
-    threading.Thread(target=watch, args=(pipe, parent, orphaned), daemon=True).start()
-    if order["cpus"] and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, order["cpus"])
-    job = Job.from_dict(order["job"])
-    if job.runner.startswith("layerpace."):
-        memory.keep()
+    threading.Thread(target=watch, args=(pipe, parent, orders, orphaned), daemon=True).start()
     try:
-        return status(job)
+        while (order := orders.get()) is not None:
+            job = Job.from_dict(order["job"])
+            if order["cpus"] and hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, order["cpus"])
+            if job.runner.startswith("layerpace."):
+                memory.keep()
+            if says is None:
+                return status(job)
+            print_to(job.folder / LOG)
+            with untouched():
+                ended = status(job)
+            if ended != 0:
+                return ended
+            gc.collect()
+            os.write(says, b".")
+        return 0
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_group(signal.SIGKILL if orphaned.is_set() else signal.SIGTERM)
+
+
+def print_to(path: Path) -> None:
+    """Let all that this process prints, from C++ too, go to the end of a file."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    with open(path, "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
 
 
 def status(job: Job) -> int:
@@ -154,4 +196,4 @@ def status(job: Job) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else None))

@@ -1,18 +1,12 @@
-"""The networks the lab trains: `MODELS[name](input_shape, classes)` makes one, freshly initialised.
-
-Initial weights come from torch's global generator, so the seed set before the call decides them.
-"""
+"""The two networks with biases: digits-cnn, badly scaled on purpose, and the PercentDelta paper's."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ModelFactory = Callable[[tuple[int, ...], int], nn.Module]
+from .parts import zeros_
 
 # Factors on the weights of digits-cnn, layer by layer. Their product is 1: see DigitsCNN.
 DIGITS_SCALES = (8.0, 1 / 8, 8.0, 1 / 32, 4.0)
@@ -96,75 +90,3 @@ class PercentDeltaCNN(nn.Module):
         x = F.relu(F.max_pool2d(self.conv2(x), 2))
         x = x.permute(0, 2, 3, 1).flatten(1)  # channels last, as the tutorial flattens, and without a copy
         return self.fc2(self.dropout(F.relu(self.fc1(x))))  # type: ignore[no-any-return]
-
-
-class ConvReLUNorm(nn.Sequential):
-    """3x3 convolution without bias, ReLU, BatchNorm without scale and shift: only a kernel to train."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-        nn.init.kaiming_uniform_(conv.weight)
-        super().__init__(conv, nn.ReLU(), nn.BatchNorm2d(channels_out, affine=False))
-
-
-class C10CNN1Small(nn.Module):
-    """The smaller C10-CNN1 of the layer rotation paper: 4 stages of 3 convolutions, 16 to 128 channels.
-
-    Max-pool 2 between stages, global average pool, a linear layer without bias; He uniform. BatchNorm
-    averages with torch's momentum 0.1, since the short runs here would leave Keras' 0.99 behind.
-    """
-
-    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
-        super().__init__()
-        stages = []
-        for channels_in, channels in pairwise((input_shape[0], 16, 32, 64, 128)):
-            stages.append(
-                nn.Sequential(
-                    ConvReLUNorm(channels_in, channels),
-                    ConvReLUNorm(channels, channels),
-                    ConvReLUNorm(channels, channels),
-                )
-            )
-        self.stages = nn.ModuleList(stages)
-        self.dense = nn.Linear(128, classes, bias=False)
-        nn.init.kaiming_uniform_(self.dense.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for position, stage in enumerate(self.stages):
-            x = stage(F.max_pool2d(x, 2) if position else x)
-        return self.dense(x.mean((2, 3)))  # type: ignore[no-any-return]
-
-
-class MLP(nn.Sequential):
-    """Three hidden layers of 256 ReLU units, He normal, biases zero."""
-
-    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
-        sizes = (int(torch.Size(input_shape).numel()), 256, 256, 256, classes)
-        layers: list[nn.Module] = [nn.Flatten()]
-        for position, (inputs, outputs) in enumerate(pairwise(sizes)):
-            linear = nn.Linear(inputs, outputs)
-            nn.init.kaiming_normal_(linear.weight)
-            zeros_(linear.bias)
-            layers += [nn.ReLU(), linear] if position else [linear]
-        super().__init__(*layers)
-
-
-def zeros_(bias: Tensor | None) -> None:
-    if bias is not None:
-        nn.init.zeros_(bias)
-
-
-MODELS: dict[str, ModelFactory] = {
-    "digits-cnn": DigitsCNN,
-    "percentdelta-cnn": PercentDeltaCNN,
-    "c10-cnn1-small": C10CNN1Small,
-    "mlp": MLP,
-}
-
-DEFAULT_MODEL = {
-    "digits": "digits-cnn",
-    "mnist": "percentdelta-cnn",
-    "fashion-mnist": "percentdelta-cnn",
-    "cifar10": "c10-cnn1-small",
-    "cifar100": "c10-cnn1-small",
-}
