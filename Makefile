@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Real data for tests and recipes, where it is at hand.
 export LAYERPACE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test check lint types format clean setup bench bench-peers sanitize arm64
+.PHONY: demo test check lint types format clean setup data reproduce reproduce-smoke bench bench-peers sanitize arm64
 
 setup: .venv/.installed
 
@@ -39,6 +39,20 @@ check: lint types test
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Every figure and table of the papers: tiny, in minutes and without data; and at the size for two cores, in hours.
+reproduce-smoke: setup
+	$(BIN)/layerpace reproduce all --scale smoke --out runs/reproduce-smoke
+
+reproduce: setup data
+	$(BIN)/layerpace reproduce all --scale cpu --results docs/results
+	$(BIN)/layerpace reproduce --page --results docs/results
+
+# Where a copy of CIFAR-10 as JPEG is at hand, it becomes the official binary files, which are else downloaded.
+JPEG := $(wildcard ../shared/data/cifar10_binary.py)
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/layerpace
+data: setup
+	$(if $(JPEG),test -f $(CACHE)/cifar-10-batches-bin/test_batch.bin || $(BIN)/python $(JPEG) $(CACHE))
 
 # Step times of all methods and sweeps, into runs/bench; some of it: make bench BENCH="--parts steps --sets S1 S4".
 bench: setup

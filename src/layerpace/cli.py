@@ -27,7 +27,7 @@ def make_app() -> "App":
 
     import layerpace
 
-    from .commands import compare, report, results, sweep, train, watch
+    from .commands import compare, report, reproduce, results, sweep, train, watch
 
     app = App(
         name="layerpace",
@@ -35,7 +35,7 @@ def make_app() -> "App":
         version=getattr(layerpace, "__version__", "unknown"),
         help_format="plaintext",
     )
-    for command in (compare, train, sweep, watch, report, results):
+    for command in (compare, train, sweep, reproduce, watch, report, results):
         command.add(app)
     return app
 

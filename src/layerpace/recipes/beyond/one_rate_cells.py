@@ -1,0 +1,106 @@
+"""The cells of the recipe one-rate: one small problem each, of one width, depth or task; and the rates of each method.
+
+A cell is a part of a request: what is trained, and for how long.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+
+from ...lab.data import Dataset
+from ...lab.models import MODELS
+from ...lab.tasks import Task
+from ..recipe import Scale
+from ..tasks import call, reference
+
+HERE = "layerpace.recipes.beyond.one_rate_cells"
+LAYERWISE = ("LARS", "LAMB", "LAMBC", "PercentDelta", "Layca")
+# title: (method, highest and lowest rate of its grid); SGD needs the widest one
+METHODS = {
+    "SGD": ("sgd", 0.3, 1e-4),
+    "AdamW": ("adamw", 0.03, 4e-5),
+    "LARS": ("lars", 30.0, 0.04),
+    "LAMB": ("lamb", 0.1, 1e-4),
+    "LAMBC": ("lambc", 0.1, 1e-4),
+    "PercentDelta": ("percent-delta", 1.0, 1e-3),
+    "Layca": ("layca", 0.3, 4e-4),
+}
+SMOKE_METHODS = ("SGD", "AdamW", "LAMB", "Layca")
+BASE_DEPTH = 4
+CLASSES = {"spirals": 3}  # of a task that has not ten
+
+
+def rates(scale: Scale, method: str) -> list[float]:
+    """Of a method's title: factors of 3, from low to high."""
+    _, highest, lowest = METHODS[method]
+    count = scale.pick(2, *[1 + math.floor(math.log(highest / lowest, 3))] * 2)
+    return [float(f"{highest / 3**place:.3g}") for place in reversed(range(count))]
+
+
+def cells(scale: Scale) -> dict[str, dict[str, Any]]:
+    """{name: part of a request}: "width 16", ..., "depth 8", ..., "digits-cnn", ...
+
+    The base cell, the first, is the width x1, the depth 4 and the task MNIST-MLP at once.
+    """
+    data = scale.pick("digits-as-mnist", "mnist", "mnist")
+    width = scale.pick(8, 64, 256)
+    size = scale.pick({"train": 200, "test": 50}, {"train": 3000, "test": 2000}, {})
+    length = {"batch_size": scale.pick(32, 64, 128), "steps": scale.pick(6, 250, 2000)}
+
+    def mlp(width: int, depth: int) -> dict[str, Any]:
+        options = {"width": width, "depth": depth}
+        return {"task": reference("images", data=data, model="mlp", **size, options=options), **length}
+
+    found = {"base": mlp(width, BASE_DEPTH)}
+    for factor in scale.pick((2,), (0.25, 0.5, 2, 4), (0.25, 0.5, 2, 4)):
+        found[f"width x{factor:g}"] = mlp(int(width * factor), BASE_DEPTH)
+    for depth in scale.pick((8,), (8, 16, 32), (8, 16, 32)):
+        found[f"depth {depth}"] = mlp(width, depth)
+    found["spirals"] = {"task": f"{HERE}:{call('spirals', {})}", **length}
+    if scale.name == "smoke":
+        return found
+    short = {"batch_size": 32, "steps": scale.pick(6, 80, 2000), "dtype": "bf16"}
+    found["digits-cnn"] = {"task": reference("images", data="digits"), **length}
+    few = scale.pick({}, {"train": 3000, "test": 1000}, {})
+    found["percentdelta-cnn"] = {
+        "task": reference("images", data=data, model="percentdelta-cnn", **few),
+        **short,
+        "steps": scale.pick(6, 60, 2000),
+    }
+    colours = scale.pick({}, {"train": 3000, "test": 1000}, {})
+    found["c10-cnn1-small"] = {
+        "task": reference("images", data="cifar10", model="c10-cnn1-small", **colours),
+        **short,
+    }
+    return found
+
+
+def families(names: list[str]) -> dict[str, list[str]]:
+    """{"width": ..., "depth": ..., "task": ...}: names of cells, in order; the base cell is one of each."""
+    narrow = [name for name in names if name.startswith("width") and float(name.split("x")[1]) < 1]
+    wide = [name for name in names if name.startswith("width") and name not in narrow]
+    deep = [name for name in names if name.startswith("depth")]
+    rest = [name for name in names if name not in (*narrow, *wide, *deep, "base")]
+    return {"width": [*narrow, "base", *wide], "depth": ["base", *deep], "task": ["base", *rest]}
+
+
+def spirals(arms: int = 3, points: int = 1500, noise: float = 0.15) -> Task:
+    """Points in the plane on arms of a spiral, each arm a class, for an MLP of four layers of 64 units.
+
+    Args:
+        arms: classes.
+        points: training examples; half as many again are for testing.
+        noise: standard deviation of the angle, in radians.
+    """
+    generator = torch.Generator().manual_seed(0)
+    count = points + points // 2
+    arm = torch.arange(count) % arms
+    radius = torch.rand(count, generator=generator).sqrt()
+    angle = 2 * math.pi * (arm / arms + radius) + noise * torch.randn(count, generator=generator)
+    inputs = 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    data = Dataset(inputs[:points], arm[:points], inputs[points:], arm[points:], classes=arms)
+    return Task(name="spirals", data=data, model=partial(MODELS["mlp"], (2,), arms, width=64, depth=BASE_DEPTH))

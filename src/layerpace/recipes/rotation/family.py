@@ -1,0 +1,268 @@
+"""The trainings that most figures of the layer rotation paper share, and what is measured of them.
+
+A `Variant` is a way to train: a method with its learning rate, which is the paper's or is searched for as in appendix
+B.2, by the accuracy on held-out training examples and the first seed. `plan` asks for the search, and once it is over
+for the other seeds at the best rate; `measured` says what came of them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...lab.sweep.cells import Cells, key
+from ...lab.sweep.objective import Objective
+from ...lab.sweep.rates import Rates, at
+from ...lab.sweep.rates import Settings as Search
+from ..recipe import Data, Request, Scale
+from ..records import Record, Records
+from .trainings import Setting, power, request
+
+LR = "lr"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train.
+
+    Attributes:
+        method: of a setting, as `layerpace train` takes it.
+        paper: the paper's learning rate for a setting; None: it is searched for at every scale.
+        tried: exponents of 3 that the search starts with where the learning rate is not the paper's.
+        fixed: exponent of 3: this rate and no search, where the learning rate is not the paper's.
+        changed: options that the method has of its own for a setting.
+    """
+
+    key: str
+    title: str
+    method: Callable[[Setting], str]
+    paper: Callable[[Setting], float] | None = None
+    tried: tuple[int, ...] = (-4, -3, -2)
+    fixed: float | None = None
+    changed: Callable[[Setting], Mapping[str, Any]] = lambda setting: {}
+
+    def request(self, scale: Scale, setting: Setting, lr: float, seed: int) -> Request:
+        return request(scale, setting, self.method(setting), lr, seed, **self.changed(setting))
+
+    def search(self, scale: Scale, setting: Setting) -> Search:
+        """Which rates to try; one alone where the rate is known."""
+        if scale.name == "paper" and self.paper is not None:
+            return Search(rates=(self.paper(setting),), limit=0, refine=False)
+        if self.fixed is not None:
+            return Search(rates=(power(self.fixed),), limit=0, refine=False)
+        tried = scale.pick(self.tried[1:2], self.tried, self.tried)
+        return Search(rates=tuple(map(power, tried)), limit=scale.pick(0, 2, 6), refine=False)
+
+
+def layca(alpha: float) -> Variant:
+    """Layca, all layers at one rate or some prioritised."""
+    if alpha == 0:
+        return LAYCA
+    spec = f"layca:alpha={alpha:g}"
+    return Variant(f"alpha={alpha:g}", f"Layca, α = {alpha:g}", lambda setting: spec)
+
+
+def slower(exponent: int) -> Variant:
+    """Layca at another rate."""
+    return Variant(f"rho=3^{exponent}", f"Layca, ρ(0) = 3^{exponent}", lambda setting: "layca", fixed=exponent)
+
+
+def with_l2(setting: Setting) -> dict[str, Any]:
+    changed: dict[str, Any] = {} if setting.schedule_l2 is None else {"schedule": setting.schedule_l2}
+    if setting.epochs_l2 is not None:
+        changed["steps"] = setting.epochs_l2 * setting.epoch()
+    return changed
+
+
+def under_layca(direction: str) -> str:
+    return "layca" if direction == "sgd" else f"layca:direction={direction}"
+
+
+LAYCA = Variant("layca", "Layca, best ρ(0)", lambda setting: "layca", lambda setting: power(-3))
+SGD = Variant("sgd", "SGD", lambda setting: "sgd:momentum=0", lambda setting: setting.sgd, (-2, -1, 0))
+SGD_L2 = Variant(
+    "sgd-l2",
+    "SGD + L2",
+    lambda setting: f"sgd:momentum=0,wd={2 * setting.l2:g}",
+    lambda setting: setting.sgd_l2,
+    (-2, -1, 0),
+    changed=with_l2,
+)
+ADAPTIVE = Variant(
+    "adaptive", "adaptive", lambda setting: setting.adaptive[0], lambda setting: setting.adaptive[1], (-7, -6, -5)
+)
+ADAM = Variant("adam", "Adam", lambda setting: "adam", lambda setting: power(-5), (-6, -5, -4))
+LIMITED = Variant("lars", "LARS, norm limited", lambda setting: "sgd+limited_norm", fixed=-3)
+# Figure 6: an adaptive method and its equivalent, both under Layca.
+LAYCA_SGD = Variant("layca-sgd", "Layca on SGD", lambda setting: "layca", fixed=-3)
+LAYCA_RMSPROP = Variant("layca-rmsprop", "Layca on RMSProp", lambda setting: under_layca("rmsprop"), fixed=-3)
+LAYCA_ADAGRAD = Variant("layca-adagrad", "Layca on AdaGrad", lambda setting: under_layca("adagrad"), fixed=-3)
+# With momentum the steps of a few epochs add up: the paper's rate, 3^-5 for hundreds of epochs, would be too low here.
+LAYCA_AMOM = Variant(
+    "layca-amom", "Layca on SGD_AMom", lambda setting: under_layca("ema_momentum"), lambda setting: power(-5), fixed=-4
+)
+LAYCA_ADAM = Variant(
+    "layca-adam", "Layca on Adam", lambda setting: under_layca("adam"), lambda setting: power(-5), fixed=-4
+)
+
+
+def searcher(records: Records, cells: Sequence[Request], search: Search) -> tuple[Rates, list[Request]]:
+    """The search of appendix B.2 over requests without a rate, told all that the records hold, and what it wants."""
+    made = Rates(search, Objective(), Cells(cells, (LR,)))
+    told: set[str] = set()
+    while True:
+        wanted = [run for cell in made.cells for rate in made.wanted(cell) for run in cell.runs(at(rate))]
+        fresh = [dict(run) for run in wanted if run in records and key(run) not in told]
+        if not fresh:
+            return made, [dict(run) for run in wanted]
+        for run in fresh:
+            told.add(key(run))
+            made.tell(run, records[run].result)
+
+
+def without_rate(variant: Variant, scale: Scale, setting: Setting, seed: int) -> Request:
+    found = variant.request(scale, setting, 1.0, seed)
+    del found[LR]
+    return found
+
+
+def tuned(
+    scale: Scale, records: Records, setting: Setting, variant: Variant
+) -> tuple[list[Request], float | None, dict[float, float | None]]:
+    """The runs of a variant's search, its best rate (None: not known yet), and the validation score at each rate."""
+    made, wanted = searcher(records, [without_rate(variant, scale, setting, 0)], variant.search(scale, setting))
+    if not records.have(wanted):
+        return wanted, None, {}
+    scores = {run[LR]: records[run].result.get("validation_score") for run in wanted}
+    return wanted, made.best()[0][1], scores
+
+
+def plan(
+    scale: Scale, records: Records, settings: Sequence[Setting], variants: Sequence[Variant], seeds: int | None = None
+) -> list[Request]:
+    """Searches, and as they end the seeds at their best rates."""
+    asked: dict[str, Request] = {}
+    for setting in settings:
+        for variant in variants:
+            wanted, best, _ = tuned(scale, records, setting, variant)
+            if best is not None:
+                wanted = wanted + runs(scale, setting, variant, best, seeds)
+            asked.update((key(run), run) for run in wanted)
+    return list(asked.values())
+
+
+def seeds_of(scale: Scale, seeds: int | None = None) -> range:
+    return range(seeds) if seeds is not None else scale.seeds(2, 3, 5)
+
+
+def runs(scale: Scale, setting: Setting, variant: Variant, lr: float, seeds: int | None = None) -> list[Request]:
+    return [variant.request(scale, setting, lr, seed) for seed in seeds_of(scale, seeds)]
+
+
+# Measures of one run, by name; each gives something JSON-like.
+Measure = Callable[[Record], Any]
+
+
+def rounded(values: Sequence[float | None], digits: int = 4) -> list[float | None]:
+    return [None if value is None else float(f"{value:.{digits}g}") for value in values]
+
+
+def rotation(record: Record) -> dict[str, Any]:
+    """Layer rotation curves: cosine distance to the initial weights."""
+    return curves(record, "cosine_distance")
+
+
+def curves(record: Record, quantity: str) -> dict[str, Any]:
+    """{"steps", "layers": {name: values}}."""
+    found: dict[str, Any] = {"steps": [], "layers": {}}
+    for layer in record.layers:
+        steps, values = record.series(quantity, layer)
+        found["steps"] = steps
+        found["layers"][layer.removesuffix(".weight")] = rounded(values)
+    return found
+
+
+def learning(record: Record) -> dict[str, list[Any]]:
+    """Loss and accuracy at the evaluations."""
+    return {
+        name: rounded([row.get(name) for row in record.curve])
+        if name != "step"
+        else [row[name] for row in record.curve]
+        for name in ("step", "train_loss", "test_score")
+    }
+
+
+def turned(record: Record) -> tuple[float, float]:
+    """The layers' final cosine distances: their median, and their standard deviation over their mean.
+
+    A run that diverged counts with what it recorded last; both are 0 where that is nothing.
+    """
+    series = [record.series("cosine_distance", layer)[1] for layer in record.layers]
+    last = [values[-1] for values in series if values and math.isfinite(values[-1])]
+    if not last:
+        return 0.0, 0.0
+    mean = statistics.fmean(last)
+    return round(statistics.median(last), 4), round(statistics.pstdev(last) / max(mean, 1e-12), 4)
+
+
+def measured(
+    scale: Scale,
+    records: Records,
+    setting: Setting,
+    variant: Variant,
+    first: Mapping[str, Measure] | None = None,
+    each: Mapping[str, Measure] | None = None,
+    seeds: int | None = None,
+) -> Data:
+    """What came of a variant: scores of every seed, how far its layers turned, and how alike.
+
+    Args:
+        first: measured of the first seed's run alone.
+        each: measured of every run; a list, seed by seed.
+
+    Returns:
+        title; rate: the learning rate; tried: {rate: validation score of the search}; test, train: scores seed by seed
+        (0 where it diverged); height: the median layer's final cosine distance to the initial weights; spread: the
+        layers' standard deviation over their mean; and `first` and `each` by their names.
+    """
+    _, best, scores = tuned(scale, records, setting, variant)
+    if best is None:
+        raise ValueError(f"{setting.key}, {variant.key}: its search is not over")
+    found = records.of(runs(scale, setting, variant, best, seeds))
+    title = setting.adaptive[2] if variant is ADAPTIVE else variant.title
+    data: Data = {
+        "title": title,
+        "rate": best,
+        "tried": {f"{rate:.4g}": score for rate, score in sorted(scores.items())},
+        "test": [record.result.get("test_score") or 0.0 for record in found],
+        "train": [record.result.get("train_score") or 0.0 for record in found],
+        "height": [],
+        "spread": [],
+    }
+    for record in found:
+        height, spread = turned(record)
+        data["height"].append(height)
+        data["spread"].append(spread)
+    for name, measure in (first or {}).items():
+        data[name] = measure(found[0])
+    for name, measure in (each or {}).items():
+        data[name] = [measure(record) for record in found]
+    return data
+
+
+def table(
+    scale: Scale,
+    records: Records,
+    settings: Sequence[Setting],
+    variants: Sequence[Variant],
+    **options: Any,
+) -> Data:
+    """{"scale", "tasks": [{"key", "title", "epoch": steps of one, "variants": {key: see `measured`}}]}."""
+    rows = []
+    for setting in settings:
+        found = {variant.key: measured(scale, records, setting, variant, **options) for variant in variants}
+        rows.append({"key": setting.key, "title": setting.title, "epoch": setting.epoch(), "variants": found})
+    return {"scale": scale.name, "tasks": rows}

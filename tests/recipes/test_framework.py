@@ -1,0 +1,191 @@
+"""What recipes share: stages, results that are judged and drawn again, the page, and the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tests.lab.sweep.helpers import Here
+
+from layerpace import cli
+from layerpace.lab.errors import LabError, UsageError
+from layerpace.lab.stopping import StopSignals
+from layerpace.lab.sweep.driver import Driver, Silent
+from layerpace.lab.sweep.runner import Runner
+from layerpace.lab.sweep.runs import Runs
+from layerpace.recipes import command, page, registry, results
+from layerpace.recipes.recipe import PAPERS, SCALES, Recipe, Scale
+from layerpace.recipes.search import Staged
+
+from . import toy
+
+SMOKE = Scale("smoke")
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The toy, the only recipe that the command knows, whose runs are made in this process."""
+    recipe = toy.recipe(tmp_path)
+    monkeypatch.setattr(registry, "recipes", lambda: {"toy": recipe})
+    monkeypatch.setattr(command, "recipes", lambda: {"toy": recipe})
+    monkeypatch.setattr(command, "executor_of", lambda settings, scale: Here())
+    monkeypatch.chdir(tmp_path)
+    return recipe
+
+
+def staged(recipe: Recipe, out: Path) -> tuple[Staged, Driver]:
+    runs = Runs(out, Runner.of(recipe.runner))
+    searcher = Staged(recipe, SMOKE, runs)
+    driver = Driver(runs, searcher)
+    driver.run(Here(), Silent(), StopSignals())
+    return searcher, driver
+
+
+def test_stages_follow_from_what_is_finished(tmp_path: Path) -> None:
+    recipe = toy.recipe(tmp_path)
+    searcher, driver = staged(recipe, tmp_path / "out")
+    assert searcher.finished() and searcher.total() == len(driver.runs) == 12
+    assert {run.status for run in driver.runs} == {"done"}
+    data = recipe.measure(SMOKE, searcher.records)
+    assert data["good"] == [6.01, 6.02, 6.03] and data["bad"] == [3.01, 3.02, 3.03]
+    again, second = staged(recipe, tmp_path / "out")
+    assert {run.status for run in second.runs} == {"before"}
+    assert recipe.measure(SMOKE, again.records) == data
+
+
+def test_a_failed_run_is_an_error_of_the_recipe_alone(tmp_path: Path) -> None:
+    recipe = toy.recipe(tmp_path, raises=True)
+    with pytest.raises(LabError, match="a run failed: ValueError: was to fail"):
+        staged(recipe, tmp_path / "out")
+
+
+def test_the_command_makes_judges_and_draws(made: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke"])
+    printed = capsys.readouterr().out
+    for words in ("good is better", "1 to 2", "+3.00 [3.00, 3.00]", "holds", "12 runs"):
+        assert words in " ".join(printed.split()), printed
+    folder = Path("runs/reproduce/results/toy")
+    document = json.loads((folder / "smoke.json").read_text())
+    assert document["findings"][0]["verdict"] == "holds"
+    assert document["data"]["good"] == [6.01, 6.02, 6.03]
+    assert document["command"] == "layerpace reproduce toy --scale smoke"
+    assert document["machine"]["cores"] >= 1 and document["runs"] == 12
+    assert 0 <= document["wall_seconds"] <= document["run_seconds"] + 0.2
+    assert (folder / "smoke.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_kept_data_are_judged_and_drawn_again(made: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke", "--results", "kept"])
+    path = Path("kept/toy/smoke.json")
+    document = json.loads(path.read_text())
+    document["data"]["good"] = [1.0, 1.1, 1.2]
+    path.write_text(json.dumps(document))
+    (path.with_suffix(".png")).unlink()
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke", "--results", "kept", "--redraw"])
+    assert "does not hold" in capsys.readouterr().out
+    again = json.loads(path.read_text())
+    assert again["findings"][0]["verdict"] == "does not hold"
+    assert again["date"] == document["date"] and path.with_suffix(".png").exists()
+
+
+def test_json_is_one_document(made: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.dispatch(["reproduce", "all", "--scale", "smoke", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert [recipe["recipe"] for recipe in document["recipes"]] == ["toy"]
+    cli.dispatch(["reproduce", "--list", "--json"])
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["shows"] == ["figure 1"] and listed["results"] == ["smoke"]
+
+
+def test_the_page_has_every_claim_and_what_was_written(made: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    for scale in ("smoke", "cpu"):
+        cli.dispatch(["reproduce", "toy", "--scale", scale, "--results", "kept"])
+    Path("kept/toy/analysis.md").write_text("It is a toy.\n")
+    cli.dispatch(["reproduce", "--page", "--results", "kept"])
+    text = Path("kept/README.md").read_text()
+    assert "| [figure 1](#toy) | good is better | 1 to 2 | +3.00 [3.00, 3.00] | holds |" in text
+    assert "1 claims: holds" in text and "It is a toy." in text and "![A toy](toy/cpu.png)" in text
+    assert "layerpace reproduce toy --scale cpu" in text and "smoke" not in text.split("## ", 1)[1]
+
+
+def test_a_page_says_what_has_no_result(made: Recipe, tmp_path: Path) -> None:
+    text = page.write(tmp_path / "kept", [made]).read_text()
+    assert "no results here yet" in text and "`toy` (figure 1): A toy. Three seeds | on a CPU." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, "say which recipes"),
+        (["tow"], 2, "there is no recipe 'tow' (did you mean toy?)"),
+        (["toy", "--scale", "large"], 2, "large"),
+        (["toy", "--list", "--page"], 2, "choose one"),
+        (["toy", "--jobs", "0"], 2, "must be at least 1"),
+        (["toy", "--address", "auto"], 2, "--executor ray"),
+        (["toy", "--data-dir", "nowhere"], 2, "there is no such folder"),
+        (["toy", "--redraw"], 3, "1 recipe has no result"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    made: Recipe, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.dispatch(["reproduce", *arguments])
+    said = capsys.readouterr().err
+    assert ended.value.code == status and words in said and said.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_recipe_that_fails_does_not_stop_the_others(
+    made: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b").mkdir()
+    broken = dataclasses.replace(toy.recipe(tmp_path / "b", raises=True), name="broken")
+    monkeypatch.setattr(registry, "recipes", lambda: {"broken": broken, "toy": made})
+    with pytest.raises(SystemExit) as ended:
+        cli.dispatch(["reproduce", "all", "--scale", "smoke"])
+    said = capsys.readouterr()
+    assert ended.value.code == 3 and "1 recipe failed" in said.err and "was to fail" in said.err
+    assert "failed: broken" in said.out and "good is better" in said.out
+
+
+def test_results_of_another_recipe_are_refused(made: Recipe, tmp_path: Path) -> None:
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke", "--results", "kept"])
+    (tmp_path / "kept/toy").rename(tmp_path / "kept/other")
+    with pytest.raises(LabError, match="another recipe's"):
+        results.load(tmp_path / "kept", dataclasses.replace(made, name="other"), "smoke")
+
+
+def test_findings_must_be_those_of_the_claims(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(toy.recipe(tmp_path), judge=lambda data: [])
+    with pytest.raises(ValueError, match="not those of its claims"):
+        recipe.findings({})
+    with pytest.raises(ValueError, match="setup says nothing of paper"):
+        dataclasses.replace(recipe, setup={"smoke": "", "cpu": ""})
+
+
+def test_overlapping_runs_count_once() -> None:
+    assert command.covered([(0, 2), (1, 3), (5, 6)]) == 4
+    assert command.covered([]) == 0
+
+
+def test_every_figure_and_table_of_the_papers_has_a_recipe() -> None:
+    known = registry.recipes()
+    shown = {paper: {item for r in known.values() if r.paper == paper for item in r.shows} for paper in PAPERS}
+    assert {"figure 1", "figure 2"} <= shown["percentdelta"]
+    assert sum(item.startswith("section 6.1") for item in shown["percentdelta"]) == 3
+    figures = {f"figure {number}" for number in ("1", "2a", "2b", *range(3, 13))}
+    assert figures | {f"table {number}" for number in range(1, 5)} <= shown["rotation"]
+    assert {"figure 1", "figure 2", "figure 3", "table 1"} <= shown["lambc"]
+    assert shown["overview"]
+    for recipe in known.values():
+        assert set(recipe.setup) == set(SCALES)
+
+
+def test_names_of_papers_stand_for_their_recipes() -> None:
+    assert {recipe.paper for recipe in registry.chosen(["lambc"])} == {"lambc"}
+    assert len(registry.chosen(["all", "lambc"])) == len(registry.recipes())
+    with pytest.raises(UsageError, match="there is no recipe"):
+        registry.chosen(["lambc", "nothing"])
