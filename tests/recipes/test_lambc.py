@@ -131,7 +131,8 @@ def runs_of(*made: Series) -> list[Record]:
 def test_what_is_read_from_runs() -> None:
     chosen = lambc_runs.Setting("task", 100, 4, (10,), range(2), 4)
     found = lambc_measures.outcome(runs_of(Series(True), Series(True, 2.0)), chosen, 10)
-    assert found["scores"] == [0.5, 0.5] and found["train"] == [0.9, 0.9] and found["diverged"] == 0
+    assert found["scores"] == [0.4, 0.4]  # of steps above 30
+    assert found["end"] == [0.5, 0.5] and found["train"] == [0.9, 0.9] and found["diverged"] == 0
     assert found["early"] == [0.1, 0.1]  # of steps up to 10, without the start
     assert found["largest"] == [12, 24]  # step 1 is before a tenth of the steps
     assert found["curve"]["epoch"] == [0, 1, 2, 3, 4]
@@ -144,7 +145,7 @@ def test_what_is_read_from_runs() -> None:
     free = lambc_measures.outcome(runs_of(Series(False)), chosen, 10)
     assert free["applied"] == free["ratios"]
     lost = lambc_measures.outcome(runs_of(Series(False, diverged=True)), chosen, 10, classes=4)
-    assert lost["scores"] == [0.25] and lost["diverged"] == 1
+    assert lost["scores"] == lost["end"] == [0.25] and lost["diverged"] == 1
 
 
 def outcome(scores: list[float], early: list[float] | None = None, largest: float = 20.0) -> dict[str, Any]:

@@ -14,7 +14,7 @@ SOURCES = Path(__file__).resolve().parents[1]
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """Processor, its cores, memory in GiB, and the GPU if ``device`` is one; versions of Python, torch and layerpace."""
+    """Processor, cores, memory in GiB, the GPU if ``device`` is one; versions of Python, torch and layerpace."""
     import layerpace
 
     found: dict[str, Any] = {

@@ -55,7 +55,7 @@ def curves(axes: Axes, outcomes: Outcomes, scores: bool = True) -> None:
 
 
 def by_seed(axes: Axes, outcomes: Outcomes) -> None:
-    """Test accuracy at the end: a dot for each seed, a line for the mean, side by side."""
+    """Mean test accuracy of the last quarter: a dot for each seed, a line for the mean, side by side."""
     for place, (clip, found) in enumerate(outcomes.items()):
         values = hundred(found["scores"])
         mean = sum(values) / len(values)
@@ -64,7 +64,7 @@ def by_seed(axes: Axes, outcomes: Outcomes) -> None:
     names = [title(clip).replace(" (", "\n(").replace(", ", ",\n").replace(" + ", "\n+ ") for clip in outcomes]
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylabel("test accuracy at the end, %")
+    axes.set_ylabel("mean test accuracy of the last quarter, %")
     tidy(axes)
 
 
