@@ -15,7 +15,7 @@ from layerpace.lab.stopping import StopSignals
 from layerpace.lab.sweep.driver import Driver, Silent
 from layerpace.lab.sweep.runner import Runner
 from layerpace.lab.sweep.runs import Runs
-from layerpace.recipes import command, page, registry, results
+from layerpace.recipes import command, making, page, registry, results
 from layerpace.recipes.recipe import PAPERS, SCALES, Recipe, Scale
 from layerpace.recipes.search import Staged
 
@@ -71,7 +71,8 @@ def test_the_command_makes_judges_and_draws(made: Recipe, capsys: pytest.Capture
     assert document["findings"][0]["verdict"] == "holds"
     assert document["data"]["good"] == [6.01, 6.02, 6.03]
     assert document["command"] == "layerpace reproduce toy --scale smoke"
-    assert document["machine"]["cores"] >= 1 and document["runs"] == 12
+    assert document["machines"][0]["cores"] >= 1 and document["runs"] == 12
+    assert document["setup"] == "Three seeds." and len(document["commits"]) == 1
     assert 0 <= document["wall_seconds"] <= document["run_seconds"] + 0.2
     assert (folder / "smoke.png").read_bytes().startswith(b"\x89PNG")
 
@@ -90,6 +91,58 @@ def test_kept_data_are_judged_and_drawn_again(made: Recipe, capsys: pytest.Captu
     assert again["date"] == document["date"] and path.with_suffix(".png").exists()
 
 
+def test_what_was_made_stays_as_it_was(made: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that makes no run does not put its own date, commit and time in their place."""
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke"])
+    path = Path("runs/reproduce/results/toy/smoke.json")
+    first = json.loads(path.read_text())
+    for lines in Path("runs/reproduce/runs").glob("*/made.jsonl"):
+        (line,) = map(json.loads, lines.read_text().splitlines())
+        later = {**line, "began": line["ended"] + 100, "ended": line["ended"] + 101, "commit": "another"}
+        earlier = {**line, "began": 1000, "ended": 1002, "commit": "first"}
+        lines.write_text("".join(json.dumps(one) + "\n" for one in (earlier, later)))
+    path.unlink()
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke"])
+    again = json.loads(path.read_text())
+    assert again["commits"] == ["first", "another"] and again["run_seconds"] == 12 * 3
+    assert 3 <= again["wall_seconds"] <= 3 + first["wall_seconds"] + 0.2  # without the pause between attempts
+    assert again["data"] == first["data"] and again["findings"] == first["findings"]
+
+
+def test_the_page_shows_tests_and_setup_of_the_time(
+    made: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.dispatch(["reproduce", "toy", "--scale", "cpu", "--results", "kept"])
+    claim = dataclasses.replace(toy.CLAIM, test="another test")
+    other = dataclasses.replace(made, claims=(claim,), setup=dict.fromkeys(SCALES, "Another setup."))
+    text = page.write(tmp_path / "kept", [other]).read_text()
+    assert "Three seeds | on a CPU." in text and toy.CLAIM.test in text
+    assert "nother" not in text
+    newer = dataclasses.replace(made, version=2)
+    monkeypatch.setattr(registry, "recipes", lambda: {"toy": newer})
+    before = (tmp_path / "kept/toy/cpu.json").read_bytes()
+    with pytest.raises(SystemExit):
+        cli.dispatch(["reproduce", "toy", "--redraw", "--results", "kept"])
+    assert "measured in another way" in capsys.readouterr().err
+    assert (tmp_path / "kept/toy/cpu.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("function", ["measure", "judge", "draw"])
+def test_whatever_a_recipe_raises_the_others_go_on(
+    made: Recipe, function: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    broken = dataclasses.replace(made, name="broken", **{function: fail})
+    monkeypatch.setattr(registry, "recipes", lambda: {"broken": broken, "toy": made})
+    with pytest.raises(SystemExit) as ended:
+        cli.dispatch(["reproduce", "all", "--scale", "smoke"])
+    said = capsys.readouterr()
+    assert ended.value.code == 3 and "broken: ZeroDivisionError: oops" in said.err and "good is better" in said.out
+    assert not Path("runs/reproduce/results/broken").exists()
+
+
 def test_json_is_one_document(made: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     cli.dispatch(["reproduce", "all", "--scale", "smoke", "--json"])
     document = json.loads(capsys.readouterr().out)
@@ -105,8 +158,8 @@ def test_the_page_has_every_claim_and_what_was_written(made: Recipe, capsys: pyt
     Path("kept/toy/analysis.md").write_text("It is a toy.\n")
     cli.dispatch(["reproduce", "--page", "--results", "kept"])
     text = Path("kept/README.md").read_text()
-    assert "| [figure 1](#toy) | good is better | 1 to 2 | +3.00 [3.00, 3.00] | holds |" in text
-    assert "1 claims: holds" in text and "It is a toy." in text and "![A toy](toy/cpu.png)" in text
+    assert "| [figure 1](#toy-cpu) | good is better | 1 to 2 | +3.00 [3.00, 3.00] | holds (cpu) |" in text
+    assert "Of 1 claims 1 hold." in text and "It is a toy." in text and "![A toy](toy/cpu.png)" in text
     assert "layerpace reproduce toy --scale cpu" in text and "smoke" not in text.split("## ", 1)[1]
 
 
@@ -125,7 +178,8 @@ def test_a_page_says_what_has_no_result(made: Recipe, tmp_path: Path) -> None:
         (["toy", "--jobs", "0"], 2, "must be at least 1"),
         (["toy", "--address", "auto"], 2, "--executor ray"),
         (["toy", "--data-dir", "nowhere"], 2, "there is no such folder"),
-        (["toy", "--redraw"], 3, "1 recipe has no result"),
+        (["toy", "--device", "tpu"], 2, "tpu"),
+        (["toy", "--page", "--json"], 2, "--json goes with runs"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
@@ -167,8 +221,8 @@ def test_findings_must_be_those_of_the_claims(tmp_path: Path) -> None:
 
 
 def test_overlapping_runs_count_once() -> None:
-    assert command.covered([(0, 2), (1, 3), (5, 6)]) == 4
-    assert command.covered([]) == 0
+    assert making.covered([(0, 2), (1, 3), (5, 6)]) == 4
+    assert making.covered([]) == 0
 
 
 def test_every_figure_and_table_of_the_papers_has_a_recipe() -> None:

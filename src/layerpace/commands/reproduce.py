@@ -57,7 +57,7 @@ def add(app: App) -> None:
         scale
             smoke: seconds, no data set needed; cpu: minutes to hours on two cores; paper: as in the paper, for GPUs.
         list
-            List the recipes instead, with the figures and tables that each covers.
+            List the recipes instead, all or those named, with the figures and tables that each covers.
         out
             Folder for the runs, shared by all recipes and scales: what two recipes need is trained once.
         results
@@ -89,11 +89,12 @@ def add(app: App) -> None:
             complain(f"--jobs {jobs}: must be at least 1", EXIT_USAGE)
         if address is not None and executor == "local":
             complain(f"--address {address}: goes with --executor ray", EXIT_USAGE)
+        if json and (page or redraw):
+            complain("--json goes with runs and with --list", EXIT_USAGE)
         settings = Settings(
             names=names, scale=scale, list=list, out=out, results=results, redraw=redraw, page=page,
             data_dir=data_dir, device=device, jobs=jobs, executor=executor, address=address, json=json,
         )  # fmt: skip
         failed = run(settings)
         if failed:
-            word = "has no result" if redraw else "failed"
-            complain(f"{failed} recipe{'s' * (failed != 1)} {word}", EXIT_FAILED)
+            complain(f"{failed} recipe{'s' * (failed != 1)} failed", EXIT_FAILED)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Dataset, Warn, load, to_stderr
-from .errors import UsageError, one_line
+from .errors import LabError, UsageError, one_line
 from .models import DEFAULT_MODEL, MODELS
 from .references import Reference
 
@@ -130,6 +130,8 @@ def from_reference(reference: str) -> Task:
         parsed.check(function)
         task = function(**parsed.arguments)
     except Exception as error:  # whatever a user's file raises
+        if isinstance(error, LabError) and not isinstance(error, UsageError):  # such as data that are not at hand
+            raise
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         raise UsageError(f"--task {reference}: {kind}{one_line(error)}") from error
     if not isinstance(task, Task):

@@ -7,26 +7,25 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ..lab import machine
 from ..lab.errors import LabError, Stopped, UsageError, one_line
-from ..lab.records import CONFIG, DONE, LOCK, Lock, make_folder, to_json
+from ..lab.records import LOCK, Lock, make_folder, to_json
+from ..lab.settings import usable
 from ..lab.stopping import StopSignals
 from ..lab.sweep.driver import Driver, Reporter
 from ..lab.sweep.protocol import Executor
 from ..lab.sweep.runner import Runner
 from ..lab.sweep.runs import Runs
-from . import page, results, show
+from . import making, page, results, show
 from .progress import progress
-from .recipe import Data, Recipe, Scale
+from .recipe import Data, Finding, Recipe, Scale
 from .registry import chosen, recipes
 from .search import Staged
 
@@ -60,14 +59,15 @@ def run(settings: Settings) -> int:
     console, err = Console(), Console(stderr=True)
     kept = settings.results or settings.out / "results"
     if settings.list:
-        show.listing(console, recipes().values(), kept, settings.json)
+        listed = chosen(settings.names) if settings.names else recipes().values()
+        show.listing(console, listed, kept, settings.json)
         return 0
     if settings.page:
         console.print(f"{page.write(kept, recipes().values())}", soft_wrap=True, highlight=False)
         return 0
     wanted = chosen(settings.names)
     if settings.redraw:
-        return redraw(console, wanted, kept, settings)
+        return redraw(console, err, wanted, kept, settings)
     scale = Scale(settings.scale, device(settings))  # type: ignore[arg-type]
     if settings.data_dir is not None:
         if not settings.data_dir.is_dir():
@@ -87,8 +87,9 @@ def keep() -> Iterator[None]:
 
 
 def device(settings: Settings) -> str:
-    """--device; at the papers' scale a GPU if there is one."""
+    """--device; at the papers' scale a GPU if there is one. A UsageError if this machine does not have it."""
     if settings.device is not None:
+        usable(settings.device)
         return settings.device
     import torch
 
@@ -109,15 +110,17 @@ def make_all(
             for number, recipe in enumerate(wanted, 1):
                 try:
                     with progress(err, recipe, scale, number, len(wanted)) as reporter:
-                        made, data = make(recipe, scale, settings, executor, reporter, signals)
-                    folder = results.save(kept, recipe, scale.name, made, data)
+                        saved = make(recipe, scale, settings, executor, reporter, signals)
+                    folder = results.save(kept, saved)
                 except LabError as error:
+                    if len(wanted) == 1:
+                        raise
                     executor.close()  # some of its runs may still be under way
                     executor = executor_of(settings, scale)
                     failed.append(recipe.name)
-                    err.print(f"{recipe.name}: {one_line(error)}", soft_wrap=True, highlight=False, markup=False)
+                    tell(err, recipe, error)
                     continue
-                show.findings(console, recipe, scale.name, data, made, folder)
+                show.findings(console, saved, folder)
                 documents.append(json.loads((folder / f"{scale.name}.json").read_text()))
     except Stopped as stop:
         stop.resume = False  # it always goes on with what is there
@@ -143,8 +146,8 @@ def executor_of(settings: Settings, scale: Scale) -> Executor:
 
 def make(
     recipe: Recipe, scale: Scale, settings: Settings, executor: Executor, reporter: Reporter, signals: StopSignals
-) -> tuple[results.Made, Data]:
-    """Make the runs of a recipe that are not finished, and measure.
+) -> results.Saved:
+    """Make the runs of a recipe that are not finished, measure, and judge.
 
     Raises:
         LabError: data are missing, or a run failed.
@@ -157,46 +160,53 @@ def make(
     broken = [run for run in runs if run.status == "failed"]
     if broken:
         raise LabError(f"{len(broken)} of {len(runs)} runs failed; the first: {broken[0].error} ({broken[0].folder})")
-    data: Data = json.loads(to_json(recipe.measure(scale, searcher.records)))
-    return how(recipe, scale, settings, [run.folder for run in runs]), data
+    try:
+        data: Data = json.loads(to_json(recipe.measure(scale, searcher.records)))
+    except LabError:
+        raise
+    except Exception as error:  # whatever a recipe's code raises: the others go on
+        raise LabError(f"measuring {recipe.name}: {type(error).__name__}: {error}") from error
+    made = making.made(command_of(recipe, scale, settings), [run.folder for run in runs], scale.device)
+    findings = tuple(judged(recipe, data))
+    return results.Saved(recipe, scale.name, recipe.setup[scale.name], recipe.version, made, findings, data)
 
 
-def how(recipe: Recipe, scale: Scale, settings: Settings, folders: Sequence[Path]) -> results.Made:
-    """Where and when the result was made, and the command for it."""
-    spans = [(folder / CONFIG).stat().st_mtime for folder in folders], [(f / DONE).stat().st_mtime for f in folders]
-    pairs = list(zip(*spans, strict=True))
-    command = ["layerpace", "reproduce", recipe.name, "--scale", scale.name]
-    if settings.device is not None:
-        command += ["--device", settings.device]
-    return results.Made(
-        command=shlex.join(command),
-        commit=machine.commit(),
-        machine=machine.describe(scale.device),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        runs=len(folders),
-        run_seconds=round(sum(end - start for start, end in pairs), 1),
-        wall_seconds=round(covered(pairs), 1),
-    )
+def command_of(recipe: Recipe, scale: Scale, settings: Settings) -> str:
+    """The command line that makes a result again."""
+    words = ["layerpace", "reproduce", recipe.name, "--scale", scale.name]
+    return shlex.join(words if settings.device is None else [*words, "--device", settings.device])
 
 
-def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
-
-
-def redraw(console: Console, wanted: Sequence[Recipe], kept: Path, settings: Settings) -> int:
-    """Judge and draw again what is kept, without a run."""
-    missing = 0
+def redraw(console: Console, err: Console, wanted: Sequence[Recipe], kept: Path, settings: Settings) -> int:
+    """Judge and draw again what is kept, without a run; the number of recipes where that cannot be."""
+    failed = 0
     for recipe in wanted:
-        saved = results.load(kept, recipe, settings.scale)
-        if saved is None:
-            missing += 1
-            console.print(f"{recipe.name}: {kept} has no result at scale {settings.scale}", highlight=False)
+        try:
+            saved = results.load(kept, recipe, settings.scale)
+            if saved is None:
+                raise LabError(f"{kept} has no result at scale {settings.scale}")
+            if saved.version != recipe.version:
+                raise LabError("its kept data were measured in another way: make it again, without --redraw")
+            again = replace(saved, findings=tuple(judged(recipe, saved.data)))
+            folder = results.save(kept, again)
+        except LabError as error:
+            failed += 1
+            tell(err, recipe, error)
             continue
-        folder = results.save(kept, recipe, settings.scale, saved.made, saved.data)
-        show.findings(console, recipe, settings.scale, saved.data, saved.made, folder)
-    return missing
+        changed = [new.claim.key for new, old in zip(again.findings, saved.findings, strict=False) if new != old]
+        show.findings(console, again, folder)
+        if changed:
+            err.print(f"{recipe.name}: found otherwise before: {', '.join(changed)}", highlight=False, markup=False)
+    return failed
+
+
+def judged(recipe: Recipe, data: Data) -> list[Finding]:
+    """The findings of a recipe; a LabError where its code cannot make them."""
+    try:
+        return recipe.findings(data)
+    except Exception as error:  # the other recipes go on
+        raise LabError(f"judging {recipe.name}: {type(error).__name__}: {error}") from error
+
+
+def tell(err: Console, recipe: Recipe, error: Exception) -> None:
+    err.print(f"{recipe.name}: {one_line(error)}", soft_wrap=True, highlight=False, markup=False)

@@ -9,37 +9,45 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..lab.records import make_folder
 from ..lab.records import write as write_file
+from .making import Made
 from .recipe import PAPERS, Recipe, Verdict
-from .results import Saved, largest
+from .results import Saved, all_of
 from .show import duration
 
 PAGE = "README.md"
 ANALYSIS = "analysis.md"
-MARKS: dict[Verdict, str] = {"holds": "holds", "does not hold": "**does not hold**", "not decided": "not decided"}
+MARKS: dict[Verdict, str] = {
+    "holds": "holds",
+    "does not hold": "**does not hold**",
+    "not decided": "not decided",
+}
+COUNTED: dict[Verdict, str] = {"holds": "hold", "does not hold": "do not hold", "not decided": "are not decided"}
 INTRODUCTION = """# Results: do the papers' claims hold here?
 
-Made by `layerpace reproduce`; this page by `layerpace reproduce --page --results docs/results`. Every claim is decided
-by the test beside it, stated in the recipe before the runs: "not decided" means that the interval over seeds has both
-answers in it. What ran at scale "cpu" is smaller than in the papers (less data, narrower networks, fewer epochs: see
-each setup), and CIFAR-10 went through JPEG once, so relations between methods can be compared with the papers, and
-absolute figures cannot.
+Made by `layerpace reproduce`; this page by `layerpace reproduce --page --results docs/results`. A claim is decided by
+the test that stands with its recipe; where a test was changed after a look at results, the recipe's text says so. "Not
+decided" means that the interval has both answers in it, or that nothing was there to decide by. Scale "cpu" is smaller
+than the papers (less data, narrower networks, fewer epochs: see each setup), and CIFAR-10 went through JPEG once, so
+relations between methods can be compared with the papers, and absolute figures cannot.
 """
 
 
 def write(results: Path, recipes: Iterable[Recipe]) -> Path:
-    """Write the page and return its path."""
-    found = [(recipe, largest(results, recipe)) for recipe in recipes]
-    parts = [INTRODUCTION, overall([saved for _, saved in found if saved is not None])]
+    """Write the page and return its path.
+
+    Raises:
+        LabError: a result cannot be read.
+    """
+    found = [(recipe, all_of(results, recipe)) for recipe in recipes]
+    parts = [INTRODUCTION, overall([one for _, saved in found for one in saved])]
     for paper, title in PAPERS.items():
-        own = [(recipe, saved) for recipe, saved in found if recipe.paper == paper]
-        if own:
-            parts += [f"## {title}", claims(own)]
-            parts += [section(results, saved) for _, saved in own if saved is not None]
-            parts.append(left_out([recipe for recipe, saved in own if saved is None]))
+        own = [saved for recipe, some in found if recipe.paper == paper for saved in some]
+        missing = [recipe for recipe, some in found if recipe.paper == paper and not some]
+        if own or missing:
+            parts += [f"## {title}", claims(own), *(section(results, saved) for saved in own), left_out(missing)]
     make_folder(results)
     write_file(results / PAGE, "\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
     return results / PAGE
@@ -48,18 +56,25 @@ def write(results: Path, recipes: Iterable[Recipe]) -> Path:
 def overall(saved: Sequence[Saved]) -> str:
     """How many claims held, over all papers."""
     counted = Counter(finding.verdict for one in saved for finding in one.findings)
-    return ", ".join(f"{counted[verdict]} claims: {mark}" for verdict, mark in MARKS.items() if counted[verdict]) + "."
+    total = sum(counted.values())
+    words = ", ".join(f"{counted[verdict]} {word}" for verdict, word in COUNTED.items() if counted[verdict])
+    return f"Of {total} claims {words}." if total else ""
 
 
-def claims(own: Sequence[tuple[Recipe, Saved | None]]) -> str:
-    """The table of a paper's claims; those of recipes without results are not in it."""
+def claims(own: Sequence[Saved]) -> str:
+    """The table of a paper's claims."""
     lines = ["| where | claim | paper | here | |", "|---|---|---|---|---|"]
-    for recipe, saved in own:
-        for found in saved.findings if saved is not None else ():
+    for saved in own:
+        for found in saved.findings:
             claim = found.claim
-            row = (f"[{claim.where}](#{recipe.name})", claim.says, claim.paper, found.ours, MARKS[found.verdict])
+            link = f"[{claim.where}](#{anchor(saved)})"
+            row = (link, claim.says, claim.paper, found.ours, f"{MARKS[found.verdict]} ({saved.scale})")
             lines.append("| " + " | ".join(cell(text) for text in row) + " |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def anchor(saved: Saved) -> str:
+    return f"{saved.recipe.name}-{saved.scale}"
 
 
 def cell(text: str) -> str:
@@ -67,35 +82,34 @@ def cell(text: str) -> str:
 
 
 def section(results: Path, saved: Saved) -> str:
-    """One recipe: the picture, its setup, its tests, where and how it was made, what was written of it."""
+    """One result: the picture, its setup, its tests, what was written of it, where and how it was made."""
     recipe, made = saved.recipe, saved.made
     written = results / recipe.name / ANALYSIS
-    tests = "\n".join(f"- {claim.says} *{claim.test}*" for claim in recipe.claims)
+    tests = "\n".join(f"- {finding.claim.says} *{finding.claim.test}*" for finding in saved.findings)
     parts = [
-        f'<a id="{recipe.name}"></a>\n### {recipe.title} ({", ".join(recipe.shows)})',
-        f"![{recipe.title}]({recipe.name}/{saved.picture.name})",
-        recipe.setup[saved.scale],
+        f'<a id="{anchor(saved)}"></a>\n### {recipe.title} ({", ".join(recipe.shows)}; {saved.scale})',
+        f"![{recipe.title}]({saved.picture})",
+        saved.setup,
         f"How each claim is decided:\n\n{tests}" if tests else "",
         written.read_text(encoding="utf-8") if written.exists() else "",
-        f"`{made.command}`: {made.runs} runs, {duration(made.run_seconds)} of training in "
-        f"{duration(made.wall_seconds)}, {hardware(made.machine)}; "
-        f"commit {made.commit or 'unknown'}, {made.date[:10]}. "
-        f"[Data]({recipe.name}/{saved.scale}.json)",
+        f"`{made.command}`: {how(made)}. [Data]({recipe.name}/{saved.scale}.json)",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def hardware(machine: dict[str, Any]) -> str:
-    """The processor and the versions in a few words."""
-    gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
-    return f"{gpu}{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}"
+def how(made: Made) -> str:
+    """Runs, time, hardware, commits and date in a line."""
+    time = f"{duration(made.run_seconds)} of training in {duration(made.wall_seconds)}"
+    runs = f"{made.runs} run{'s' * (made.runs != 1)}, {time}, " if made.runs else ""
+    places = [f"{one['cores']} cores of {one['cpu']}, torch {one['torch']}" for one in made.machines]
+    gpus = [f"{one['gpu']}, " for one in made.machines if "gpu" in one]
+    commits = f"commit{'s' * (len(made.commits) > 1)} {', '.join(made.commits)}"
+    return f"{runs}{''.join(dict.fromkeys(gpus))}{'; '.join(dict.fromkeys(places))}; {commits}; {made.date[:10]}"
 
 
 def left_out(recipes: Sequence[Recipe]) -> str:
     """Recipes without results here."""
     if not recipes:
         return ""
-    lines = [
-        f"- `{recipe.name}` ({', '.join(recipe.shows)}): {recipe.title}. {recipe.setup['cpu']}" for recipe in recipes
-    ]
+    lines = [f"- `{one.name}` ({', '.join(one.shows)}): {one.title}. {one.setup['cpu']}" for one in recipes]
     return "Recipes that run, and have no results here yet:\n\n" + "\n".join(lines)

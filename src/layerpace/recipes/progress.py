@@ -6,6 +6,7 @@ import time
 
 from rich.console import Console
 
+from ..lab.sweep.driver import Driver
 from ..lab.sweep.objective import Objective
 from ..lab.sweep.runs import Run
 from ..lab.sweep.table import Lines, LiveTable
@@ -21,10 +22,21 @@ class Sparse(Lines):
         super().__init__(console, objective)
         self.said = time.monotonic()
 
+    def begin(self, driver: Driver) -> None:
+        self.driver = driver  # how many runs there are shows only when the recipe has been asked
+
     def ended(self, run: Run) -> None:
         if run.status == "failed" or time.monotonic() - self.said > PAUSE:
             self.said = time.monotonic()
             super().ended(run)
+
+
+class Table(LiveTable):
+    """For terminals."""
+
+    def begin(self, driver: Driver) -> None:
+        self.driver = driver
+        self.live.start()
 
 
 def progress(console: Console, recipe: Recipe, scale: Scale, number: int, total: int) -> Lines:
@@ -33,4 +45,4 @@ def progress(console: Console, recipe: Recipe, scale: Scale, number: int, total:
     line = f"{of}{recipe.name}: {recipe.title} ({scale.name})"
     console.print(line, soft_wrap=True, highlight=False, markup=False, style="bold")
     objective = Objective(recipe.score)
-    return LiveTable(console, objective) if console.is_terminal else Sparse(console, objective)
+    return Table(console, objective) if console.is_terminal else Sparse(console, objective)

@@ -101,6 +101,7 @@ class Recipe:
         title: one line.
         setup: what is run at each scale, and where that differs from the paper, a sentence or two each:
             {"smoke": ..., "cpu": ..., "paper": ...}.
+        version: of what `measure` returns; kept data of another version are not judged again.
         runner: what makes a run, as in a sweep's spec.
         score: the number in a run's result that progress shows; None: the validation score, or else the test score.
     """
@@ -115,6 +116,7 @@ class Recipe:
     measure: Callable[[Scale, Records], Data]
     judge: Callable[[Data], Sequence[Finding]]
     draw: Callable[[Data], Figure]
+    version: int = 1
     runner: str = "layerpace.lab.single:run"
     score: str | None = None
 

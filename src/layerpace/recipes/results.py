@@ -1,6 +1,7 @@
 """What is kept of a recipe: RESULTS/NAME/SCALE.json and SCALE.png.
 
-The JSON holds the data that all claims are judged by and the figure is drawn from, and where they were measured.
+The JSON holds the data that all claims are judged by and the figure is drawn from, how they were made, and what was
+found at the time: the setup, the tests and the verdicts, which later changes of the recipe do not touch.
 """
 
 from __future__ import annotations
@@ -13,70 +14,61 @@ from typing import Any
 
 from ..lab.errors import LabError
 from ..lab.records import make_folder, to_json, write
-from .recipe import SCALES, Data, Finding, Recipe
+from .making import Made
+from .recipe import SCALES, Claim, Data, Finding, Recipe
 
 DPI = 110
 
 
 @dataclass(frozen=True)
-class Made:
-    """How the data of a result came about.
+class Saved:
+    """A result.
 
     Attributes:
-        command: that makes it again.
-        commit: of layerpace, "+" behind it if it was changed; None: unknown.
-        machine: see `layerpace.lab.machine.describe`.
-        date: UTC.
-        runs: number of runs that it rests on.
-        run_seconds: sum of the runs' durations, also of those that other recipes share.
-        wall_seconds: in which at least one of them was under way.
+        setup: what was run, as the recipe said then.
+        version: of the data, see `Recipe`.
+        findings: with the claims and their tests as they were then.
     """
-
-    command: str
-    commit: str | None
-    machine: dict[str, Any]
-    date: str
-    runs: int
-    run_seconds: float
-    wall_seconds: float
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A result that was read back."""
 
     recipe: Recipe
     scale: str
+    setup: str
+    version: int
     made: Made
+    findings: tuple[Finding, ...]
     data: Data
-    picture: Path
 
     @property
-    def findings(self) -> list[Finding]:
-        """Judged now, by the recipe as it is."""
-        return self.recipe.findings(self.data)
+    def picture(self) -> str:
+        """Beside the page."""
+        return f"{self.recipe.name}/{self.scale}.png"
 
 
-def save(results: Path, recipe: Recipe, scale: str, made: Made, data: Data) -> Path:
-    """Write the JSON and the picture, whole or not at all; the folder that they are in."""
-    folder = results / recipe.name
+def save(results: Path, saved: Saved) -> Path:
+    """Write the JSON and the picture, each whole or not at all; the folder that they are in.
+
+    Raises:
+        LabError: the picture cannot be drawn; nothing is written then.
+    """
+    recipe, folder = saved.recipe, results / saved.recipe.name
+    try:
+        buffer = io.BytesIO()
+        recipe.draw(saved.data).savefig(buffer, dpi=DPI, format="png")
+    except Exception as error:  # whatever a recipe's code raises: the others go on
+        raise LabError(f"drawing {recipe.name}: {type(error).__name__}: {error}") from error
+    kept = {
+        "recipe": recipe.name,
+        "scale": saved.scale,
+        "setup": saved.setup,
+        "version": saved.version,
+        **asdict(saved.made),
+        "findings": [{**asdict(f.claim), "ours": f.ours, "verdict": f.verdict} for f in saved.findings],
+        "data": saved.data,
+    }
     make_folder(folder)
-    findings = [
-        {"claim": f.claim.key, "says": f.claim.says, "test": f.claim.test, "paper": f.claim.paper, "ours": f.ours}
-        | {"verdict": f.verdict}
-        for f in recipe.findings(data)
-    ]
-    document = {"recipe": recipe.name, "scale": scale, **asdict(made), "findings": findings, "data": data}
-    picture(folder / f"{scale}.png", recipe, data)
-    write(folder / f"{scale}.json", to_json(document, indent=1) + "\n")
+    write(folder / f"{saved.scale}.png", buffer.getvalue())
+    write(folder / f"{saved.scale}.json", to_json(kept, indent=1) + "\n")
     return folder
-
-
-def picture(path: Path, recipe: Recipe, data: Data) -> None:
-    """Draw the figure into a PNG file."""
-    buffer = io.BytesIO()
-    recipe.draw(data).savefig(buffer, dpi=DPI, format="png")
-    write(path, buffer.getvalue())
 
 
 def load(results: Path, recipe: Recipe, scale: str) -> Saved | None:
@@ -91,14 +83,19 @@ def load(results: Path, recipe: Recipe, scale: str) -> Saved | None:
         if (found["recipe"], found["scale"]) != (recipe.name, scale):
             raise ValueError("it is another recipe's")
         made = Made(**{name: found[name] for name in Made.__dataclass_fields__})
-        return Saved(recipe, scale, made, found["data"], path.with_suffix(".png"))
+        findings = tuple(finding(one) for one in found["findings"])
+        return Saved(recipe, scale, found["setup"], found["version"], made, findings, found["data"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 
-def largest(results: Path, recipe: Recipe) -> Saved | None:
-    """The result at the largest scale that there is, of cpu and paper; None: there is none."""
-    found = [saved for scale in SCALES[1:] if (saved := load(results, recipe, scale)) is not None]
-    return found[-1] if found else None
+def finding(found: dict[str, Any]) -> Finding:
+    claim = Claim(**{name: found[name] for name in Claim.__dataclass_fields__})
+    return Finding(claim, found["verdict"], found["ours"])
+
+
+def all_of(results: Path, recipe: Recipe) -> list[Saved]:
+    """The results at the scales that say something, cpu and paper, as far as they are there."""
+    return [saved for scale in SCALES[1:] if (saved := load(results, recipe, scale)) is not None]

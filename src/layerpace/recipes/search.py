@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from ..lab.sweep.protocol import Request, Result
@@ -26,7 +27,8 @@ class Staged:
         self.named: dict[str, Request] = {}
         self.pending: list[str] = []  # of those named, in order
         self.told = True  # something that the recipe does not know of yet
-        self.known: dict[str, Run] = {}
+        self.known: dict[str, Run] = {}  # by the keys of their requests
+        self.indexed = 0  # of the driver's runs
 
     def look(self) -> None:
         """Ask the recipe again, if there is nothing left of what it named and something new to tell it."""
@@ -51,8 +53,12 @@ class Staged:
     def run(self, request: Request) -> Run:
         """The driver's run of a request."""
         name = key(request)
+        if name not in self.known:  # the newest runs, or else a second request for an old one
+            new = list(itertools.islice(self.runs, self.indexed, None))
+            self.indexed = len(self.runs)
+            self.known.update((key(one), run) for run in new for one in run.requests)
         if name not in self.known:
-            self.known = {key(one): run for run in self.runs for one in run.requests}
+            self.known.update((key(one), run) for run in self.runs for one in run.requests)
         return self.known[name]
 
     def finished(self) -> bool:

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..lab.records import to_json
-from .recipe import PAPERS, SCALES, Data, Recipe
-from .results import Made
+from .recipe import PAPERS, SCALES, Recipe
+from .results import Saved
 
 STYLES = {"holds": "green", "does not hold": "red", "not decided": "yellow"}
 SECONDS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -49,19 +49,20 @@ def listing(console: Console, recipes: Iterable[Recipe], kept: Path, as_json: bo
         console.print(table)
 
 
-def findings(console: Console, recipe: Recipe, scale: str, data: Data, made: Made, folder: Path) -> None:
+def findings(console: Console, saved: Saved, folder: Path) -> None:
     """A table of the claims of one recipe, and where its files are."""
+    recipe, made = saved.recipe, saved.made
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text(f"{recipe.title} ({', '.join(recipe.shows)})"))
     for heading in ("claim", "paper", "here", "test", ""):
         table.add_column(heading, overflow="fold")
-    for found in recipe.findings(data):
+    for found in saved.findings:
         claim, verdict = found.claim, found.verdict
         cells = [Text(cell) for cell in (claim.says, claim.paper or "-", found.ours, claim.test)]
         table.add_row(*cells, Text(verdict, style=STYLES[verdict]))
     console.print(table)
     console.print(
         f"{made.runs} runs, {duration(made.run_seconds)} of training in {duration(made.wall_seconds)}; "
-        f"{folder / scale}.png, .json",
+        f"{folder / saved.scale}.png, .json",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
 

@@ -9,6 +9,8 @@ So neither the driver nor an executor nor a searcher keeps anything that a kill 
 
     request.json, config.json   written by the driver before the job is submitted
     log.txt                     what the run printed
+    made.jsonl                  a line for each attempt: when it began and ended (seconds since 1970), and on which
+                                machine, by which commit of layerpace
     DONE                        JSON, the result; written last, in one step
     FAILED                      text, the traceback of the last attempt that raised; gone once the run is done
     ...                         what the runner itself writes: curve.jsonl, checkpoint.pt, ...
@@ -35,7 +37,8 @@ Request: TypeAlias = "Mapping[str, Any]"  # JSON-like; options as a user writes 
 Config: TypeAlias = "Mapping[str, Any]"  # JSON-like; what a run is made of, with every default filled in
 Result: TypeAlias = "Mapping[str, Any]"  # JSON-like; what DONE holds
 
-REQUEST, FAILED, LOG = "request.json", "FAILED", "log.txt"  # in a run's folder, beside records.CONFIG and records.DONE
+# in a run's folder, beside records.CONFIG and records.DONE
+REQUEST, FAILED, LOG, MADE = "request.json", "FAILED", "log.txt", "made.jsonl"
 SWEEP = "sweep.json"  # in OUT: the spec; it is there before the first job starts
 
 

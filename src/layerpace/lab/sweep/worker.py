@@ -8,6 +8,7 @@ job ends the process too, and its exit status says how the job ended.
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -18,7 +19,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +29,7 @@ from ..errors import LabError, Stopped
 from ..records import CONFIG, DONE, Lock, to_json, write
 from ..reproducible import untouched
 from ..stopping import StopSignals
-from .protocol import FAILED, LOG, Job, Outcome
+from .protocol import FAILED, LOG, MADE, Job, Outcome
 
 WORKER_LOCK = ".worker"  # in a run's folder; the runner may have a lock of its own
 RAISED = 77  # exit status: the runner raised, and FAILED says what
@@ -51,7 +53,8 @@ def make(job: Job) -> Outcome:
         if not (job.folder / DONE).exists():
             if not (job.folder / CONFIG).exists():
                 write(job.folder / CONFIG, to_json(job.config, indent=2))
-            run(job)
+            with noted(job):
+                run(job)
         (job.folder / FAILED).unlink(missing_ok=True)
         return Outcome(job, "done")
     except (Stopped, KeyboardInterrupt):
@@ -61,6 +64,26 @@ def make(job: Job) -> Outcome:
         return Outcome(job, "failed", last_line(error))
     finally:
         lock.release()
+
+
+@contextmanager
+def noted(job: Job) -> Iterator[None]:
+    """Write down, however it ends, when and where an attempt was made, and by what."""
+    began, place = time.time(), here(str(job.config.get("device", "cpu")))
+    try:
+        yield
+    finally:
+        line = {"began": began, "ended": time.time(), **place}
+        with open(job.folder / MADE, "a") as file:
+            file.write(to_json(line) + "\n")
+
+
+@functools.cache  # the sources as this process has imported them
+def here(device: str) -> dict[str, Any]:
+    """The machine, and the commit of layerpace."""
+    from .. import machine  # imports torch
+
+    return {"commit": machine.commit(), "machine": machine.describe(device)}
 
 
 def run(job: Job) -> None:
