@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from matplotlib.patches import Rectangle
@@ -41,30 +42,98 @@ def finish(records: Records, scale: Scale, scores: dict[tuple[str, float, str], 
     return stages
 
 
+LARS = {name: f"lars:trust_coefficient=1,momentum={name}" for name in ("0.9", "0.5", "0")}
+INSIDE: dict[tuple[str, float, str], float | None] = {  # the best of each row is in the middle
+    ("percent-delta:momentum=0.9", 0.03, "linear:0.001"): 0.6,  # m times the steps is 1, as in the whole run
+    ("adagrad", 0.01, "constant"): 0.6,
+    ("adam", 0.001, "constant"): 0.6,
+    (LARS["0.9"], 0.01, "linear:0.01"): 0.6,
+}
+
+
+def chosen(requests: list[Request]) -> dict[tuple[str, float, str], int]:
+    """The settings of the whole runs, and how many there are of each."""
+    return Counter((one["method"], one["lr"], one["schedule"]) for one in requests if one["steps"] == 5000)
+
+
 def test_momentum_and_settings_are_chosen_by_validation_alone() -> None:
     records = Records()
-    scores = {
-        ("percent-delta:momentum=0", 0.03, "linear:0.001"): 0.6,  # m times the steps is 1, as in the whole run
-        ("percent-delta:momentum=0", 0.03, "linear:0.002"): 0.7,
-        ("adam", 0.003, "constant"): 0.8,
-        ("adam", 0.001, "constant"): None,
+    scores = INSIDE | {
+        ("percent-delta:momentum=0", 0.03, "linear:0.001"): 0.7,
+        ("percent-delta:momentum=0", 0.03, "linear:0.002"): 0.8,
+        ("adam", 0.003, "constant"): None,
+        (LARS["0.5"], 0.01, "linear:0.01"): 0.8,
+        (LARS["0"], 0.01, "linear:0.01"): None,
+        (LARS["0.9"], 0.03, "linear:0.01"): 0.9,  # with a momentum that is not the best at the first rate
     }
-    assert "PercentDelta" not in plan.rows(CPU, records)
-    assert finish(records, CPU, scores) == 3  # momenta and the others; PercentDelta's settings; its best
+    assert list(plan.rows(CPU, records)) == ["AdaGrad", "Adam"]
+    assert finish(records, CPU, scores) == 3  # momenta and the others; PercentDelta's and LARS's settings; their best
     rows = plan.rows(CPU, records)
+    assert tuple(rows) == plan.ROWS
     assert {setting.method for setting in rows["PercentDelta"]} == {"percent-delta:momentum=0"}
+    assert {setting.method for setting in rows["LARS"]} == {LARS["0.5"]}
     assert {name: len(settings) for name, settings in rows.items()} == dict.fromkeys(plan.ROWS, 4)
-    whole = [one for one in plan.runs(CPU, records) if one["steps"] == 5000]
-    assert Counter((one["method"], one["lr"], one["schedule"]) for one in whole if one["lr"] != 0.01) == {
+    assert chosen(plan.runs(CPU, records)) == {
         ("percent-delta:momentum=0", 0.03, "linear:0.0004"): 3,
-        ("adam", 0.003, "constant"): 3,
+        ("adagrad", 0.01, "constant"): 3,
+        ("adam", 0.001, "constant"): 3,
+        (LARS["0.5"], 0.01, "linear:0.01"): 3,
     }
-    assert len(whole) == 12
+
+
+def test_a_row_goes_on_while_its_best_is_at_an_end_by_two_settings_at_most() -> None:
+    records = Records()
+    scores = INSIDE | {
+        ("percent-delta:momentum=0.9", 0.03, "linear:0.0005"): 0.7,  # one further, which is worse
+        ("adagrad", 0.1, "constant"): 0.7,
+        ("adagrad", 0.3, "constant"): 0.8,
+        ("adagrad", 1.0, "constant"): 0.9,  # still at the end
+        ("adam", 1e-4, "constant"): 0.7,
+        ("adam", 3e-5, "constant"): 0.8,
+    }
+    finish(records, CPU, scores)
+    rows = plan.rows(CPU, records)
+    swept = {name: [setting.swept for setting in settings] for name, settings in rows.items()}
+    assert swept == {
+        "PercentDelta": [0.25, 0.5, 1.0, 2.0, 5.0],
+        "AdaGrad": [0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
+        "Adam": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3],
+        "LARS": [0.003, 0.01, 0.03, 0.1],
+    }
+    places = {name: plan.tuned(CPU, records, settings) or 0 for name, settings in rows.items()}
+    ends = {name: plan.at_end(settings, places[name]) for name, settings in rows.items()}
+    assert ends == {"PercentDelta": False, "AdaGrad": True, "Adam": False, "LARS": False}
+    assert set(chosen(plan.runs(CPU, records))) == {
+        ("percent-delta:momentum=0.9", 0.03, "linear:0.0001"),
+        ("adagrad", 1.0, "constant"),
+        ("adam", 3e-5, "constant"),
+        (LARS["0.9"], 0.01, "linear:0.01"),
+    }
+    data = figure_2.measure(CPU, records)
+    assert {name: row["at_end"] for name, row in data["rows"].items()} == ends
+    found = figure_2.judge(data)[0].ours
+    assert "AdaGrad lr 1, at an end of its range (90.00%)" in found and found.count("at an end") == 1
+    assert [len(axes.lines) for axes in draw(data).axes[:12]] == [5] * 3 + [6] * 6 + [4] * 3
+    assert len(json.dumps(data, indent=1)) < 75_000  # of 21 settings; some 60 kB of 16
+    assert plan.size(Scale("paper")).extensions == 2 and plan.size(Scale("smoke")).extensions == 0
+
+
+def test_shares_are_a_factor_of_two_apart_and_rates_of_three() -> None:
+    share, rate = plan.RANGES["PercentDelta"][-1], plan.RANGES["LARS"][-1]
+    assert (share.swept, share.further(True).swept, share.further(False).swept) == (5.0, 10.0, 2.5)
+    assert (rate.swept, rate.further(True).swept, rate.further(False).swept) == (0.1, 0.3, 0.03)
+    assert share.further(True).schedule("whole", plan.CPU) == "linear:0.002" and share.further(True).lr == share.lr
+
+
+def test_a_row_whose_settings_all_diverge_goes_on_downwards() -> None:
+    records = Records()
+    finish(records, CPU, INSIDE | {("adam", lr, "constant"): None for lr in (1e-4, 3e-4, 1e-3, 3e-3)})
+    assert [setting.swept for setting in plan.rows(CPU, records)["Adam"]] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
 
 
 def test_no_setting_is_chosen_on_a_seed_or_an_image_that_claims_are_tested_with() -> None:
     records = Records()
-    finish(records, CPU, {})
+    finish(records, CPU, INSIDE)
     requests = plan.runs(CPU, records)
     tuning = [one for one in requests if "validation" in one]
     assert {one["seed"] for one in tuning} == {TUNING_SEED}
@@ -77,12 +146,14 @@ def test_no_setting_is_chosen_on_a_seed_or_an_image_that_claims_are_tested_with(
 
 def test_paper_scale_has_the_papers_sizes() -> None:
     records = Records()
-    finish(records, Scale("paper", "cpu"), {})
+    scores = INSIDE | {("percent-delta:momentum=0.9", 0.03, "linear:0.0002"): 0.6}
+    finish(records, Scale("paper", "cpu"), scores)
     requests = plan.runs(Scale("paper", "cpu"), records)
     assert {one["steps"] for one in requests} == {200, 5000}
     assert {(one["batch_size"], one["eval_every"], one["dtype"]) for one in requests} == {(500, 5, "fp32")}
-    lars = {one["schedule"] for one in requests if one["method"] == plan.LARS}
-    assert lars == {"linear:0.01", "linear:0.0002"}  # the row's, and the one beside it
+    beside = [one for one in requests if "lars" in one["method"] and one["schedule"] != "linear:0.01"]
+    assert [(one["lr"], one["schedule"], one["method"]) for one in beside] == [(0.003, "linear:0.0002", LARS["0.9"])]
+    assert len(requests) == 4 + 1 + 2 * 16 + 4 * (5 + 5)  # further momenta, LARS beside, settings, the best
 
 
 def test_a_diverged_run_counts_as_chance_from_where_it_stopped() -> None:
@@ -95,25 +166,29 @@ def test_a_diverged_run_counts_as_chance_from_where_it_stopped() -> None:
 def made_rows(percent_delta: list[float], others: list[float]) -> Data:
     """Data of figure 2 with these accuracies, by seed, at all marks and at the end."""
 
-    def row(values: list[float]) -> dict[str, Any]:
+    def row(values: list[float], method: str) -> dict[str, Any]:
         line = {"step": [0, 100, 200], "accuracy": [0.1, 0.5, 0.9]}
         seeds = {"step": [0, 2500, 5000], "mean": [0.1, 0.9, 0.99], "low": [0.1, 0.8, 0.98], "high": [0.1, 0.95, 1.0]}
         settings = [
-            {"label": f"lr {k}", "method": "percent-delta:momentum=0", "lr": 0.1, "validation": 0.9, "marks": [0.5] * 4}
-            | {"early": line, "curve": line}
+            {"label": f"lr {k}", "method": method, "validation": 0.9}
+            | ({"early": line, "curve": line} if k != 1 else {})
             for k in range(4)
         ]
         settings[2]["validation"] = None
-        marks = [[value] * 4 for value in values]
-        return {"settings": settings, "best": 1, "early": seeds, "whole": seeds, "marks": marks, "end": values}
+        found = {"settings": settings, "best": 1, "at_end": False, "early": seeds, "whole": seeds}
+        return found | {"marks": [[value] * 4 for value in values], "end": values}
 
+    methods = {"PercentDelta": "percent-delta:momentum=0", "LARS": LARS["0.5"]}
+    rows = {
+        name: row(percent_delta if name == "PercentDelta" else others, methods.get(name, "adam")) for name in plan.ROWS
+    }
     return {
         "scale": "cpu",
         "steps": {"tuning": 1000, "early": 200, "whole": 5000},
         "marks": [30, 50, 100, 200],
-        "momenta": {name: {"validation": 0.9, "marks": [0.5] * 4} for name in plan.MOMENTA},
-        "slow_lars": [{"label": "m", "lr": 0.1, "validation": None, "marks": [0.5] * 4}],
-        "rows": {name: row(percent_delta if name == "PercentDelta" else others) for name in plan.ROWS},
+        "momenta": {name: dict.fromkeys(labels, 0.9) for name, labels in plan.MOMENTA.items()},
+        "slow_lars": None,
+        "rows": rows,
     }
 
 
@@ -128,7 +203,8 @@ def made_rows(percent_delta: list[float], others: list[float]) -> Data:
 def test_figure_2_is_judged_by_paired_differences(percent_delta: list[float], verdict: str) -> None:
     found = figure_2.RECIPE.findings(made_rows(percent_delta, [0.9, 0.9, 0.9]))
     assert [finding.verdict for finding in found] == [verdict, verdict]
-    assert "Momentum of the figure: none" in found[0].ours and "instead of m = 0.01 diverged" in found[1].ours
+    assert "PercentDelta's momentum: none" in found[0].ours and "LARS's momentum: heavy ball, 0.5" in found[0].ours
+    assert "at an end" not in found[0].ours and "instead of m = 0.01: diverged" in found[1].ours
 
 
 def test_one_better_method_is_enough_against_the_claim() -> None:
@@ -196,6 +272,38 @@ def test_figure_1_takes_the_worst_step_of_percent_delta() -> None:
     assert figure_1.judge(data)[0].verdict == "does not hold"
 
 
+class Updates:
+    """A run of two layers that diverges at step 31: nothing at 45, and no number at 30 of one layer."""
+
+    layers = ("conv", "fc")
+
+    def series(self, quantity: str, layer: str) -> tuple[list[int], list[float]]:
+        assert quantity == "relative_update_l1"
+        return [1, 15, 30], [0.0, 0.25, 0.5 if layer == "conv" else math.inf]
+
+
+def test_a_run_that_diverges_leaves_the_claim_on_its_method_open() -> None:
+    rows = figure_1.by_step(cast("Record", Updates()), [1, 15, 30, 45])
+    assert rows == [[figure_1.STILL] * 2, [0.25, 0.25], None, None]
+    data = made_updates(0.2, 3.0)
+    data["relative_update_l1"]["SGD"][1][2:] = [None, None]
+    equal, apart = figure_1.RECIPE.findings(data)
+    assert (equal.verdict, apart.verdict) == ("holds", "not decided")
+    assert "1 of 3 runs diverged" in apart.ours and "diverged" not in equal.ours
+    data["relative_update_l1"]["SGD"] = [[[0.1] * 4, None, None, None]] * 3
+    assert figure_1.judge(data)[1].ours == "all 3 runs diverged"
+    bars = [len([bar for bar in axes.patches if isinstance(bar, Rectangle)]) for axes in figure_1.draw(data).axes]
+    assert bars == [8, 4, 4, 4]
+
+
+def test_figure_1_is_tested_on_seeds_that_its_thresholds_were_not_set_by() -> None:
+    for scale in (CPU, Scale("paper", "cuda")):
+        for name in figure_1.METHODS:
+            own = [one["seed"] for one in figure_1.runs(scale, Records()) if one["method"] == figure_1.METHODS[name][0]]
+            assert own == list(range(10, 18))
+    assert {one["seed"] for one in figure_1.runs(Scale("smoke"), Records())} == {0, 1}
+
+
 def test_figure_1_records_the_four_steps_and_draws_a_panel_each() -> None:
     requests = figure_1.runs(CPU, Records())
     assert len(requests) == 16
@@ -204,4 +312,5 @@ def test_figure_1_records_the_four_steps_and_draws_a_panel_each() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["step 0", "step 15", "step 30", "step 45"]
     heights = [bar.get_height() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
     assert figure.axes[0].get_yscale() == "log" and len(heights) == 8
-    assert math.log10(max(heights) / min(heights)) == pytest.approx(3.0)
+    assert math.log10(max(heights) / min(heights)) == pytest.approx(3.0)  # of a geometric mean
+    assert "geometric mean" in cast("Any", figure).get_suptitle()

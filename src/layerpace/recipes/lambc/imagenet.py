@@ -125,13 +125,15 @@ def draw(data: Data) -> Figure:
     pictures.ratios(axes[1], data["clips"][NONE], [1.0])
     axes[1].set_title("no clip: ratios from smallest to largest", fontsize=10)
     images = "MADE images in the format of ImageNet 64x64" if data["made"] else "ImageNet at 64x64"
-    figure.suptitle(f"ResNet-18 on {images}, batch {data['batch']} ({data['scale']} scale)", fontsize=11)
+    width = " of width 16" if data["made"] else ""
+    figure.suptitle(f"ResNet-18{width} on {images}, batch {data['batch']} ({data['scale']} scale)", fontsize=11)
     return figure
 
 
 FIGURE_3 = Recipe(
     name="lambc-figure-3",
     paper="lambc",
+    version=2,
     shows=("figure 3",),
     title="Trust ratio clipped at 1 against no clip on ImageNet at 64x64",
     claims=(BETTER, OVERFITS),

@@ -132,6 +132,7 @@ def draw(data: Data) -> Figure:
 LAYERS = Recipe(
     name="lambc-layerwise-ratios",
     paper="lambc",
+    version=2,
     shows=("section 5 (ratios differ among layers)",),
     title="Trust ratios by tensor, and the clip where only kernels have one",
     claims=(VARY, SCALES, KERNELS),

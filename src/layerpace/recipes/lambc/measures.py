@@ -44,6 +44,11 @@ def outcome(runs: Sequence[Record], setting: Setting, batch: int, classes: int =
     }
 
 
+def without(outcome: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """An outcome less what a recipe neither draws nor judges."""
+    return {name: value for name, value in outcome.items() if name not in names}
+
+
 def late(run: Record, steps: int, guessing: float) -> float:
     """Mean test accuracy over the evaluations of the last quarter; that of guessing for a run that diverged.
 

@@ -20,11 +20,12 @@ COLOURS = dict(
         strict=True,
     )
 )
-RUNNING = "#8B4513"
+RUNNING = {"running 1": "#8B4513", "running 2": "#7F7F00"}
 NAMES = {"kernels": "kernels", "scales": "BatchNorm's scales", "shifts": "biases, BatchNorm's too"}
 TITLES = {
     NONE: "no clip (LAMB)",
     "running 1": "running mean + 1 sd",
+    "running 2": "running mean + 2 sd",
     "tightening": "tightening (AdaBound's)",
     "falling": "falling, 10 to 1",
     "kernels none": "kernels only, no clip",
@@ -37,7 +38,7 @@ def title(clip: str) -> str:
 
 
 def colour(clip: str) -> str:
-    return COLOURS.get(clip.removeprefix("kernels "), RUNNING)
+    return {**COLOURS, **RUNNING}[clip.removeprefix("kernels ")]
 
 
 def curves(axes: Axes, outcomes: Outcomes, scores: bool = True) -> None:

@@ -134,5 +134,5 @@ def finished(setting: Setting, records: Records, clip: str, batch: int) -> list[
 
 def network(data: Mapping[str, Any]) -> str:
     """What was trained, for titles; ``data`` has the scale."""
-    what = {"smoke": "digits", "cpu": "2000 images of CIFAR-10"}.get(data["scale"], "CIFAR-10")
-    return f"ResNet-18 on {what} ({data['scale']} scale)"
+    narrow = {"smoke": " of width 16 on digits", "cpu": " of width 8 on 2000 images of CIFAR-10"}
+    return f"ResNet-18{narrow.get(data['scale'], ' on CIFAR-10')} ({data['scale']} scale)"

@@ -44,6 +44,11 @@ def best(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=lambda place: scores[place])
 
 
+def further(rate: float, up: bool) -> float:
+    """The next of ..., 0.1, 0.3, 1, 3, ..."""
+    return float(f"{rate * 3.2 if up else rate / 2.9:.1g}")
+
+
 def rounded(values: Sequence[float], digits: int = 4) -> list[float]:
     return [round(float(value), digits) for value in values]
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..recipe import Claim, Data, Finding, Request, Scale
 from ..records import Record, Records
 from ..statistics import above, difference, equal, every, interval
-from .common import TUNING_SEED, best, rounded
+from .common import TUNING_SEED, best, further, rounded
 from .made_tasks import reference
 
 SPECS = {"PercentDelta": "percent-delta", "SGD": "sgd", "Adam": "adam", "LARS": "lars:trust_coefficient=1"}
@@ -118,11 +118,6 @@ def tuned(setting: Setting, scale: Scale, records: Records, name: str) -> tuple[
         if inside or scale.name == "smoke" or len(rates) >= MOST_RATES:
             return found, True
         rates.append(further(max(rates), up=True) if place else further(min(rates), up=False))
-
-
-def further(rate: float, up: bool) -> float:
-    """The next of ..., 0.1, 0.3, 1, 3, ..."""
-    return float(f"{rate * 3.2 if up else rate / 2.9:.1g}")
 
 
 def validation(setting: Setting, scale: Scale, records: Records, name: str, rate: float) -> float | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BEST = "#D62728"
-GREYS = ("0.35", "0.5", "0.62", "0.74")
+GREYS = ("0.3", "0.42", "0.54", "0.66", "0.78")
 WINDOW = 0.03  # of the run, either side: what a smoothed point is the mean of
 DETAIL = 0.9  # where the accuracy axis of the whole run begins
 

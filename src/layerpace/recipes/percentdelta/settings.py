@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ..recipe import Claim, Recipe
-from . import compare as compare
+from . import compare
 from .compare import ALIKE, SPECS, Setting
 from .tensors import draw
 
