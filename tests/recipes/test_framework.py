@@ -243,3 +243,12 @@ def test_names_of_papers_stand_for_their_recipes() -> None:
     assert len(registry.chosen(["all", "lambc"])) == len(registry.recipes())
     with pytest.raises(UsageError, match="there is no recipe"):
         registry.chosen(["lambc", "nothing"])
+
+
+def test_runs_that_do_not_say_how_they_were_made_count_by_their_files(made: Recipe) -> None:
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke"])
+    for lines in Path("runs/reproduce/runs").glob("*/made.jsonl"):
+        lines.unlink()
+    cli.dispatch(["reproduce", "toy", "--scale", "smoke"])
+    document = json.loads(Path("runs/reproduce/results/toy/smoke.json").read_text())
+    assert document["commits"] == ["unknown"] and len(document["machines"]) == 1 and document["run_seconds"] >= 0

@@ -18,6 +18,7 @@ from layerpace.lab.schedule import Schedule
 from layerpace.recipes import rotation
 from layerpace.recipes.recipe import Data, Recipe, Request, Scale
 from layerpace.recipes.records import Record, Records, key
+from layerpace.recipes.rotation import curves as rotation_curves
 from layerpace.recipes.rotation import mlps as rotation_mlps
 from layerpace.recipes.rotation import search as rotation_search
 from layerpace.recipes.rotation.family import turned
@@ -62,7 +63,7 @@ def test_all_figures_and_tables_are_there() -> None:
     assert {f"figure {number}" for number in figures} | {f"table {n}" for n in (1, 2, 3, 4)} <= shown
 
 
-def test_rates_are_searched_on_the_first_seed_and_then_three_seeds_train_at_the_best() -> None:
+def test_rates_are_searched_on_the_first_seed_and_then_the_others_train_at_the_best() -> None:
     recipe = RECIPES["rotation-figure-4"]
     first = recipe.runs(CPU, Records())
     assert {run["seed"] for run in first} == {0}
@@ -75,12 +76,38 @@ def test_rates_are_searched_on_the_first_seed_and_then_three_seeds_train_at_the_
         for method in {run["method"] for run in asked}
     }
     assert seeds == {
-        "layca": {(1, -3), (2, -3)},
+        "layca": {(1, -3), (2, -3), (3, -3), (4, -3)},
         "sgd:momentum=0": {(1, -1), (2, -1)},
-        "sgd:momentum=0,wd=0.002": {(1, 0), (2, 0)},
+        "sgd:momentum=0,wd=0.002": {(1, 0), (2, 0), (3, 0), (4, 0)},
     }
     l2 = {exponent(run) for run in asked if run["method"].endswith("wd=0.002")}
     assert l2 == {-2, -1, 0, 1}  # the best was the highest of those tried first: one more
+
+
+def seeds_by_method(name: str, scale: Scale) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for run in finished(RECIPES[name], scale, lambda run: 0.5)[1]:
+        found.setdefault(run["method"], set()).add(run["seed"])
+    return found
+
+
+def test_what_is_said_to_be_on_par_has_five_seeds() -> None:
+    five, six = seeds_by_method("rotation-figure-5", CPU), seeds_by_method("rotation-figure-6", CPU)
+    assert {method: len(seeds) for method, seeds in {**five, **six}.items()} == {
+        "layca": 3, "rmsprop:alpha=0.9": 5, "adam": 3, "sgd:momentum=0": 3, "rmsprop+rotation:alpha=0.9": 3,
+        "layca:direction=adam": 5, "layca:direction=ema_momentum": 5,
+    }  # fmt: skip
+    assert len(five["layca"]) == 5  # of the best rate; figure 6 has three at 3^-3
+    assert set(map(len, seeds_by_method("rotation-c10-cnn1", Scale("paper")).values())) == {5}
+
+
+def test_rmsprop_smooths_as_in_the_authors_code_also_under_layca() -> None:
+    methods = {run["method"] for run in RECIPES["rotation-c10-cnn1"].runs(CPU, Records()) if "rms" in run["method"]}
+    built = {
+        method: parse_method(method).build([("w", torch.nn.Parameter(torch.ones(2, 2)))], 0.1) for method in methods
+    }
+    assert {type(optimizer.rule).__name__ for optimizer in built.values()} == {"Identity", "Rotation"}  # type: ignore[attr-defined]
+    assert {optimizer.direction.alpha for optimizer in built.values()} == {0.9}  # type: ignore[attr-defined]
 
 
 def test_figures_share_their_runs() -> None:
@@ -104,9 +131,47 @@ def test_the_search_tries_the_next_rate_and_half_steps_between_neighbours() -> N
     data = rotation_search.measure_b2(CPU, records)
     assert [cell["best"] for cell in data["tasks"][0]["cells"]] == [-1, -2, -3, -3, -2]
     assert set(verdicts("rotation-b2-search", data).values()) == {"holds"}
-    records, _ = finished(RECIPES["rotation-b2-search"], CPU, peak({**best, "layca:alpha=0.6": 3}))
+    records, _ = finished(RECIPES["rotation-b2-search"], CPU, peak({**best, "layca:alpha=0.6": 9}))
     inside, _ = RECIPES["rotation-b2-search"].findings(rotation_search.measure_b2(CPU, records))
     assert inside.verdict == "does not hold" and "at an end: α = 0.6" in inside.ours
+    records, _ = finished(RECIPES["rotation-b2-search"], CPU, peak(dict.fromkeys(best, 9) | {"layca": 8}))
+    data = rotation_search.measure_b2(CPU, records)
+    assert data["tasks"][0]["most"] == 11 and verdicts("rotation-b2-search", data)["cheap"] == "holds"
+    for cell in data["tasks"][0]["cells"]:
+        cell["tried"] += 2 * [cell["tried"][0]]
+    assert verdicts("rotation-b2-search", data)["cheap"] == "does not hold"
+    records, _ = finished(RECIPES["rotation-b2-search"], Scale("smoke"), peak(best))
+    assert verdicts("rotation-b2-search", rotation_search.measure_b2(Scale("smoke"), records))["cheap"] == "not decided"
+
+
+def test_figure_2a_takes_half_steps_at_paper_scale() -> None:
+    def score(run: Request) -> float:
+        return 0.9 - 0.1 * abs(exponent(run) - (-2.6 if run["method"] == "layca:alpha=0.6" else -3.4))
+
+    _, asked = finished(RECIPES["rotation-figure-2a"], Scale("paper"), score)
+    last = {exponent(run) for run in asked if run["method"] == "layca:alpha=0.6" and run["seed"] == 4}
+    none = {exponent(run) for run in asked if run["method"] == "layca:alpha=0.4" and run["seed"] == 4}
+    assert (last, none) == ({-3}, set())
+
+    def apart(run: Request) -> float:
+        return 0.9 - 0.1 * abs(exponent(run) - (-2.4 if run["method"] == "layca:alpha=0.6" else -3))
+
+    _, asked = finished(RECIPES["rotation-figure-2a"], Scale("paper"), apart)
+    last = {exponent(run) for run in asked if run["method"] == "layca:alpha=0.6" and run["seed"] == 4}
+    assert last == {-2.5}
+    here = finished(RECIPES["rotation-figure-2a"], CPU, apart)[1]
+    assert {exponent(run) for run in here if run["method"] == "layca:alpha=0.6" and run["seed"] == 2} == {-2}
+
+
+def test_the_papers_rates_of_figures_3_and_9() -> None:
+    for name in ("rotation-figure-3", "rotation-figure-9"):
+        _, asked = finished(RECIPES[name], Scale("paper"), lambda run: 0.5)
+        assert {exponent(run) for run in asked if run["method"] == "layca"} == {-3, -3.2, -3.4, -3.6, -3.8, -4}
+
+
+def test_figure_7_trains_as_long_as_the_papers_axis() -> None:
+    (run, *_) = RECIPES["rotation-figure-7"].runs(Scale("paper"), Records())
+    assert run["steps"] == 39_000 == 500 * (10_000 // run["batch_size"])
 
 
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
@@ -130,6 +195,20 @@ def test_the_papers_settings() -> None:
     assert l2["schedule"].startswith("steps:0.5@0.1/0.2/") and "augment=True" in l2["task"]
     wide = next(run for run in asked if "wrn" in run["task"] and "wd" in run["method"])
     assert (wide["lr"], wide["steps"], wide["schedule"]) == (0.1, 200 * WRN.epoch(), "steps:0.2@0.3/0.6/0.8")
+    _, adaptive = finished(RECIPES["rotation-figure-5"], Scale("paper"), lambda run: 0.5)
+    for task, method, steps, schedule in (
+        ("torch-blog-vgg", "rmsprop:alpha=0.9,wd=0.001", 250 * CNN2.epoch(), l2["schedule"]),
+        ("wrn-28-10", "adam:wd=0.001", 200 * WRN.epoch(), wide["schedule"]),
+        ("c10-cnn1", "rmsprop:alpha=0.9", 100 * PAPER[0].epoch(), PAPER[0].schedule),
+    ):
+        (one,) = {
+            (run["steps"], run["schedule"])
+            for run in adaptive
+            if f"'{task}'" in run["task"] and run["method"] == method
+        }
+        assert one == (steps, schedule)
+    alone = {(run["task"], exponent(run)) for run in adaptive if run["method"] == "adam"}
+    assert [("cifar100" in task and "resnet-32" in task, rate) for task, rate in alone] == [(True, -5)]
     assert len({run["task"] for run in asked}) == len(PAPER) == 5
     assert {run["seed"] for run in asked} == set(range(5))
     layca = {run["lr"] for run in asked if run["method"] == "layca"}
@@ -187,6 +266,91 @@ def test_figure_4_has_a_panel_a_method_and_a_line_a_layer() -> None:
     assert [axes.get_title().split("\n")[0] for axes in panels] == ["SGD", "SGD + L2", "Layca"]
     assert [len(axes.lines) for axes in panels] == [12, 12, 12]
     assert "-10.0" in panels[0].get_title() and "70.3%" in panels[2].get_title()
+    assert all("training 100.0%" in axes.get_title() for axes in panels)
+
+
+def test_seeds_that_one_method_has_alone_do_not_count() -> None:
+    data = figure_4([0.60, 0.61, 0.60], [0.70, 0.70, 0.695])
+    three = RECIPES["rotation-figure-4"].findings(data)[0].ours
+    data["tasks"][0]["variants"]["layca"]["test"] += [0.1, 0.1]
+    assert RECIPES["rotation-figure-4"].findings(data)[0].ours == three
+
+
+def test_a_finding_says_where_a_rate_is_at_an_end_and_how_well_training_went() -> None:
+    data = figure_4([0.60, 0.61, 0.60], [0.70, 0.70, 0.695])
+    tried = data["tasks"][0]["variants"]["sgd"]
+    found = RECIPES["rotation-figure-4"].findings
+    assert "(training 100.0 ± 0.0%)" in found(data)[0].ours and "tried" not in found(data)[0].ours
+    for rates, word in (((0.1, 0.3), "lowest"), ((0.03, 0.1), "highest"), ((0.03, 0.1, 0.3), ""), ((0.1,), "")):
+        tried["tried"] = dict.fromkeys(map(str, rates), 0.5)
+        for place in (0, 5):  # of accuracies, and of distances
+            assert (f"rate 0.1 is the {word} tried" in found(data)[place].ours) == bool(word)
+
+
+def figure_2a(rate: float, best: list[float]) -> Data:
+    alphas = {f"alpha={alpha}": variant(f"{alpha}", [0.4, 0.41, 0.4]) for alpha in (-0.6, 0.6)}
+    rates = {f"rho=3^{e}": variant(f"3^{e}", [0.5, 0.51, 0.5]) for e in (-5, -4)}
+    return one_task({**alphas, **rates, "layca": variant("Layca", best, rate=rate)})
+
+
+def test_figure_2a_looks_at_the_rate_and_at_what_it_brings() -> None:
+    for rate, best, verdict in (
+        (power(-3), [0.90, 0.91, 0.92], "holds"),
+        (power(-4), [0.90, 0.91, 0.92], "does not hold"),
+        (power(-5), [0.90, 0.91, 0.92], "does not hold"),
+        (power(-3), [0.01, 0.02, 0.03], "does not hold"),
+        (power(-3.5), [0.4, 0.6, 0.5], "not decided"),
+    ):
+        assert verdicts("rotation-figure-2a", figure_2a(rate, best))["best"] == verdict
+
+
+def figure_5(height: list[float], spread: list[float]) -> Data:
+    made = {name: variant(name, [0.6, 0.6, 0.61]) for name in ("layca", "adam", "sgd")}
+    return one_task({**made, "adaptive": variant("RMSProp", [0.6, 0.6, 0.61], height=height, spread=spread)})
+
+
+@pytest.mark.parametrize(
+    ("height", "spread", "verdict"),
+    [
+        ([0.70, 0.71, 0.70], [0.2, 0.2, 0.2], "holds"),
+        ([0.50, 0.50, 0.50], [0.40, 0.41, 0.42], "holds"),
+        ([0.51, 0.51, 0.51], [0.2, 0.2, 0.2], "does not hold"),  # surely apart, by a trifle
+        ([0.30, 0.50, 0.70], [0.2, 0.2, 0.2], "not decided"),
+        ([0.54, 0.56, 0.58], [0.2, 0.2, 0.2], "not decided"),  # above 0 at 95%, but not at 97.5%
+    ],
+)
+def test_figure_5_other_rotation_by_either_measure(height: list[float], spread: list[float], verdict: str) -> None:
+    found = RECIPES["rotation-figure-5"].findings(figure_5(height, spread))[-1]
+    assert found.verdict == verdict
+    assert "height" in found.ours and "spread" in found.ours
+
+
+def figure_8(height: list[float], spread: list[float]) -> Data:
+    layca = variant("Layca", [0.6, 0.6, 0.61], height=[0.2, 0.4, 0.2])
+    return one_task({"layca-sgd": layca, "lars": variant("LARS", [0.6, 0.6, 0.61], height=height, spread=spread)})
+
+
+@pytest.mark.parametrize(
+    ("height", "spread", "wanted"),
+    [
+        ([0.22, 0.44, 0.23], [0.21, 0.20, 0.21], ("holds", "holds")),
+        ([0.28, 0.55, 0.28], [0.30, 0.31, 0.30], ("does not hold", "does not hold")),
+        ([0.2, 0.6, 0.2], [0.1, 0.2, 0.3], ("not decided", "not decided")),
+    ],
+)
+def test_figure_8_is_judged_by_laycas_own_height_and_spread(
+    height: list[float], spread: list[float], wanted: tuple[str, str]
+) -> None:
+    found = verdicts("rotation-figure-8", figure_8(height, spread))
+    assert (found["height"], found["spread"]) == wanted
+
+
+@pytest.mark.parametrize(("train", "verdict"), [([1.0, 0.99, 1.0], "holds"), ([0.8, 0.9, 0.8], "does not hold")])
+def test_tables_of_training_accuracy(train: list[float], verdict: str) -> None:
+    for name, keys in (("2", rotation_curves.KEYS_2B), ("3", ["sgd", "sgd-l2"]), ("4", ["adaptive"])):
+        data = one_task({key: variant(key, [0.5] * 3, train=train) for key in keys})
+        assert verdicts(f"rotation-table-{name}", data) == {"train": verdict}
+        assert "do not reach 100%" in RECIPES[f"rotation-table-{name}"].setup["cpu"]
 
 
 def figure_6(off: float) -> Data:
@@ -233,8 +397,13 @@ def figure_11(between: float) -> Data:
 
 
 def test_figure_11_compares_decades() -> None:
+    within = 2 * math.log10(3)  # and between layers seven ninths of the decades, from the second to the ninth
     assert verdicts("rotation-figure-11", figure_11(4.0)) == {"between": "holds"}
-    assert verdicts("rotation-figure-11", figure_11(0.1)) == {"between": "does not hold"}
+    assert verdicts("rotation-figure-11", figure_11((1.2 + within) * 9 / 7)) == {"between": "holds"}
+    assert verdicts("rotation-figure-11", figure_11((0.8 + within) * 9 / 7)) == {"between": "does not hold"}
+    mixed = figure_11(4.0)
+    mixed["runs"][0] = figure_11(0.1)["runs"][0]
+    assert verdicts("rotation-figure-11", mixed) == {"between": "not decided"}
 
 
 def test_figure_12_finds_a_wrong_multiplier() -> None:

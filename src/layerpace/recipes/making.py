@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lab import machine
-from ..lab.errors import LabError
+from ..lab.records import CONFIG, DONE
 from ..lab.sweep.protocol import MADE
 
 
@@ -38,15 +38,11 @@ class Made:
 
 
 def made(command: str, folders: Sequence[Path], device: str) -> Made:
-    """Of the runs in these folders; a recipe without runs is made here and now.
-
-    Raises:
-        LabError: a folder does not say how its run was made.
-    """
+    """Of the runs in these folders; a recipe without runs is made here and now."""
     lines = sorted((line for folder in folders for line in attempts(folder)), key=lambda line: float(line["began"]))
     spans = [(float(line["began"]), float(line["ended"])) for line in lines]
     commits = [line["commit"] or "unknown" for line in lines] or [machine.commit() or "unknown"]
-    machines = [line["machine"] for line in lines] or [machine.describe(device)]
+    machines = [line["machine"] for line in lines if line["machine"]] or [machine.describe(device)]
     last = datetime.fromtimestamp(max(end for _, end in spans), UTC) if spans else datetime.now(UTC)
     return Made(
         command=command,
@@ -60,11 +56,12 @@ def made(command: str, folders: Sequence[Path], device: str) -> Made:
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's made.jsonl."""
+    """The lines of a run's made.jsonl; where it has none, what the times of its files tell."""
     try:
         return [json.loads(line) for line in (folder / MADE).read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise LabError(f"{folder / MADE} cannot be read ({error}): delete the folder to make the run again") from None
+    except (OSError, ValueError):  # of a version that wrote none, or copied without it
+        began, ended = ((folder / name).stat().st_mtime for name in (CONFIG, DONE))
+        return [{"began": began, "ended": ended, "commit": None, "machine": None}]
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

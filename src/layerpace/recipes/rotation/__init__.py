@@ -6,24 +6,21 @@ The trainings that figures share are `family`'s, on the tasks of `trainings`.
 from __future__ import annotations
 
 from ..recipe import Recipe
-from . import (
-    curves,
-    further,
-    layers,
-    losses,
-    mlps,
-    models,
-    search,
-    summary,
-)
+from . import alphas, coincide, curves, further, layers, losses, mlps, models, search, summary
 
+# Figures, tables, and what has no number.
 RECIPES: tuple[Recipe, ...] = (
     *mlps.RECIPES,
-    *search.RECIPES,
-    *curves.RECIPES,
+    *alphas.RECIPES,
+    *curves.FIGURES,
     *losses.RECIPES,
+    *coincide.FIGURES,
     *layers.RECIPES,
-    *models.RECIPES,
-    *further.RECIPES,
+    *models.FIGURES,
+    *models.TABLES,
+    *curves.TABLES,
+    *search.RECIPES,
+    *coincide.OTHERS,
     *summary.RECIPES,
+    *further.RECIPES,
 )

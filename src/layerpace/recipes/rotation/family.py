@@ -1,8 +1,7 @@
 """The trainings that most figures of the layer rotation paper share, and what is measured of them.
 
-A `Variant` is a way to train: a method with its learning rate, which is the paper's or is searched for as in appendix
-B.2, by the accuracy on held-out training examples and the first seed. `plan` asks for the search, and once it is over
-for the other seeds at the best rate; `measured` says what came of them.
+The learning rate of a `Variant` is searched for by the accuracy on held-out training examples and the first seed.
+`plan` asks for the search, and once it is over for the other seeds at the best rate; `measured` says what came of them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ...lab.sweep.cells import Cells, key
@@ -19,94 +17,10 @@ from ...lab.sweep.rates import Rates, at
 from ...lab.sweep.rates import Settings as Search
 from ..recipe import Data, Request, Scale
 from ..records import Record, Records
-from .trainings import Setting, power, request
+from .trainings import Setting
+from .variants import ADAPTIVE, Variant
 
 LR = "lr"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way to train.
-
-    Attributes:
-        method: of a setting, as `layerpace train` takes it.
-        paper: the paper's learning rate for a setting; None: it is searched for at every scale.
-        tried: exponents of 3 that the search starts with where the learning rate is not the paper's.
-        fixed: exponent of 3: this rate and no search, where the learning rate is not the paper's.
-        changed: options that the method has of its own for a setting.
-    """
-
-    key: str
-    title: str
-    method: Callable[[Setting], str]
-    paper: Callable[[Setting], float] | None = None
-    tried: tuple[int, ...] = (-4, -3, -2)
-    fixed: float | None = None
-    changed: Callable[[Setting], Mapping[str, Any]] = lambda setting: {}
-
-    def request(self, scale: Scale, setting: Setting, lr: float, seed: int) -> Request:
-        return request(scale, setting, self.method(setting), lr, seed, **self.changed(setting))
-
-    def search(self, scale: Scale, setting: Setting) -> Search:
-        """Which rates to try; one alone where the rate is known."""
-        if scale.name == "paper" and self.paper is not None:
-            return Search(rates=(self.paper(setting),), limit=0, refine=False)
-        if self.fixed is not None:
-            return Search(rates=(power(self.fixed),), limit=0, refine=False)
-        tried = scale.pick(self.tried[1:2], self.tried, self.tried)
-        return Search(rates=tuple(map(power, tried)), limit=scale.pick(0, 2, 6), refine=False)
-
-
-def layca(alpha: float) -> Variant:
-    """Layca, all layers at one rate or some prioritised."""
-    if alpha == 0:
-        return LAYCA
-    spec = f"layca:alpha={alpha:g}"
-    return Variant(f"alpha={alpha:g}", f"Layca, α = {alpha:g}", lambda setting: spec)
-
-
-def slower(exponent: int) -> Variant:
-    """Layca at another rate."""
-    return Variant(f"rho=3^{exponent}", f"Layca, ρ(0) = 3^{exponent}", lambda setting: "layca", fixed=exponent)
-
-
-def with_l2(setting: Setting) -> dict[str, Any]:
-    changed: dict[str, Any] = {} if setting.schedule_l2 is None else {"schedule": setting.schedule_l2}
-    if setting.epochs_l2 is not None:
-        changed["steps"] = setting.epochs_l2 * setting.epoch()
-    return changed
-
-
-def under_layca(direction: str) -> str:
-    return "layca" if direction == "sgd" else f"layca:direction={direction}"
-
-
-LAYCA = Variant("layca", "Layca, best ρ(0)", lambda setting: "layca", lambda setting: power(-3))
-SGD = Variant("sgd", "SGD", lambda setting: "sgd:momentum=0", lambda setting: setting.sgd, (-2, -1, 0))
-SGD_L2 = Variant(
-    "sgd-l2",
-    "SGD + L2",
-    lambda setting: f"sgd:momentum=0,wd={2 * setting.l2:g}",
-    lambda setting: setting.sgd_l2,
-    (-2, -1, 0),
-    changed=with_l2,
-)
-ADAPTIVE = Variant(
-    "adaptive", "adaptive", lambda setting: setting.adaptive[0], lambda setting: setting.adaptive[1], (-7, -6, -5)
-)
-ADAM = Variant("adam", "Adam", lambda setting: "adam", lambda setting: power(-5), (-6, -5, -4))
-LIMITED = Variant("lars", "LARS, norm limited", lambda setting: "sgd+limited_norm", fixed=-3)
-# Figure 6: an adaptive method and its equivalent, both under Layca.
-LAYCA_SGD = Variant("layca-sgd", "Layca on SGD", lambda setting: "layca", fixed=-3)
-LAYCA_RMSPROP = Variant("layca-rmsprop", "Layca on RMSProp", lambda setting: under_layca("rmsprop"), fixed=-3)
-LAYCA_ADAGRAD = Variant("layca-adagrad", "Layca on AdaGrad", lambda setting: under_layca("adagrad"), fixed=-3)
-# With momentum the steps of a few epochs add up: the paper's rate, 3^-5 for hundreds of epochs, would be too low here.
-LAYCA_AMOM = Variant(
-    "layca-amom", "Layca on SGD_AMom", lambda setting: under_layca("ema_momentum"), lambda setting: power(-5), fixed=-4
-)
-LAYCA_ADAM = Variant(
-    "layca-adam", "Layca on Adam", lambda setting: under_layca("adam"), lambda setting: power(-5), fixed=-4
-)
 
 
 def searcher(records: Records, cells: Sequence[Request], search: Search) -> tuple[Rates, list[Request]]:
@@ -146,7 +60,7 @@ def plan(
     """Searches, and as they end the seeds at their best rates."""
     asked: dict[str, Request] = {}
     for setting in settings:
-        for variant in variants:
+        for variant in (variant for variant in variants if variant.on(setting)):
             wanted, best, _ = tuned(scale, records, setting, variant)
             if best is not None:
                 wanted = wanted + runs(scale, setting, variant, best, seeds)
@@ -154,12 +68,12 @@ def plan(
     return list(asked.values())
 
 
-def seeds_of(scale: Scale, seeds: int | None = None) -> range:
-    return range(seeds) if seeds is not None else scale.seeds(2, 3, 5)
+def seeds_of(scale: Scale, variant: Variant, seeds: int | None = None) -> range:
+    return range(seeds) if seeds is not None else scale.seeds(2, variant.seeds, 5)
 
 
 def runs(scale: Scale, setting: Setting, variant: Variant, lr: float, seeds: int | None = None) -> list[Request]:
-    return [variant.request(scale, setting, lr, seed) for seed in seeds_of(scale, seeds)]
+    return [variant.request(scale, setting, lr, seed) for seed in seeds_of(scale, variant, seeds)]
 
 
 # Measures of one run, by name; each gives something JSON-like.
@@ -231,6 +145,21 @@ def measured(
     _, best, scores = tuned(scale, records, setting, variant)
     if best is None:
         raise ValueError(f"{setting.key}, {variant.key}: its search is not over")
+    return measured_at(scale, records, setting, variant, best, scores, first, each, seeds)
+
+
+def measured_at(
+    scale: Scale,
+    records: Records,
+    setting: Setting,
+    variant: Variant,
+    best: float,
+    scores: Mapping[float, float | None],
+    first: Mapping[str, Measure] | None = None,
+    each: Mapping[str, Measure] | None = None,
+    seeds: int | None = None,
+) -> Data:
+    """As `measured`, at a learning rate that is given, with the validation score of each that was tried."""
     found = records.of(runs(scale, setting, variant, best, seeds))
     title = setting.adaptive[2] if variant is ADAPTIVE else variant.title
     data: Data = {
@@ -263,6 +192,10 @@ def table(
     """{"scale", "tasks": [{"key", "title", "epoch": steps of one, "variants": {key: see `measured`}}]}."""
     rows = []
     for setting in settings:
-        found = {variant.key: measured(scale, records, setting, variant, **options) for variant in variants}
+        found = {
+            variant.key: measured(scale, records, setting, variant, **options)
+            for variant in variants
+            if variant.on(setting)
+        }
         rows.append({"key": setting.key, "title": setting.title, "epoch": setting.epoch(), "variants": found})
     return {"scale": scale.name, "tasks": rows}

@@ -153,11 +153,13 @@ def draw_12(data: Data) -> Figure:
     return figure
 
 
-RECIPES = (
+TABLES = (
     Recipe(
         "rotation-table-1", "rotation", ("table 1",), "The tasks: networks as built", CLAIMS_1, NO_TRAINING, none,
         measure_1, judge_1, draw_1,
     ),
+)  # fmt: skip
+FIGURES = (
     Recipe(
         "rotation-figure-12", "rotation", ("figure 12",), "The multipliers that α gives the layers", CLAIMS_12,
         dict.fromkeys(NO_TRAINING, "Equation 1 for 25 layers; no training."), none, measure_12, judge_12, draw_12,

@@ -43,12 +43,22 @@ def turning(axes: Axes, variant: Data, epoch: int, quantity: str = "rotation") -
         axes.plot(epochs, [float("nan") if value is None else value for value in values], color=colour, linewidth=1.2)
 
 
+def learning_curve(axes: Axes, variant: Data, epoch: int, what: str, colour: str, style: str = "-") -> None:
+    """The loss, or an accuracy in percent, against the epoch."""
+    shown = variant["learning"]
+    scale = 100 if what == "test_score" else 1
+    points = [(s / epoch, scale * y) for s, y in zip(shown["step"], shown[what], strict=True) if y is not None]
+    axes.plot(
+        [x for x, _ in points], [y for _, y in points], style, color=colour, label=variant["title"], linewidth=1.5
+    )
+
+
 def accuracy(variant: Data, reference: Data | None = None) -> str:
-    """ "67.2%", or how far below the reference's: "η* - 4.2"; the mean over the seeds."""
-    own = 100 * interval(variant["test"]).mean
+    """ "67.2%", or how far below the reference's: "η* - 4.2"; the mean over the seeds, which both have."""
     if reference is None or reference is variant:
-        return f"η* = {own:.1f}%"
-    return f"η = η* {own - 100 * interval(reference['test']).mean:+.1f}"
+        return f"η* = {100 * interval(variant['test']).mean:.1f}%"
+    apart = [x - y for x, y in zip(variant["test"], reference["test"], strict=False)]
+    return f"η = η* {100 * interval(apart).mean:+.1f}"
 
 
 def rotation_figure(data: Data, columns: Sequence[str], reference: str = "layca") -> Figure:
@@ -68,7 +78,10 @@ def rotation_figure(data: Data, columns: Sequence[str], reference: str = "layca"
             turning(axes, variant, task["epoch"])
             axes.set_ylim(0, top)
             score = accuracy(variant, shown.get(reference))
-            axes.set_title(f"{variant['title']}\nrate {variant['rate']:.3g}; {score}", fontsize=9)
+            train = 100 * interval(variant["train"]).mean
+            axes.set_title(
+                f"{variant['title']}\nrate {variant['rate']:.3g}; {score}\ntraining {train:.1f}%", fontsize=9
+            )
             if place == 0:
                 axes.set_ylabel("cosine distance\nto initial weights")
             axes.set_xlabel("epoch")

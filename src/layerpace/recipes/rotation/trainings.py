@@ -15,6 +15,7 @@ from ...lab.sweep.rates import exact
 from .. import tasks
 from ..recipe import Request, Scale
 
+RMSPROP = "alpha=0.9"  # its smoothing in the authors' code, Keras's; "alpha" is RMSProp's own option
 VALIDATION = 0.1  # of the training examples, in every run: learning rates are chosen on them
 
 
@@ -30,8 +31,8 @@ class Setting:
     Attributes:
         task: arguments of `tasks.images`.
         examples: of the training set, the held-out ones included.
-        schedule, schedule_l2: of the learning rate; the second one for SGD with L2 (None: the same).
-        epochs_l2: of SGD with L2 (None: the same).
+        schedule, schedule_l2: of the learning rate; the second one for all methods with L2 (None: the same).
+        epochs_l2: of all methods with L2 (None: the same).
         sgd, sgd_l2: learning rates of SGD without and with L2.
         l2: lambda of lambda*sum(w^2); torch's weight_decay is twice that.
         adaptive: method, learning rate and title of the adaptive method in figure 5.
@@ -49,7 +50,7 @@ class Setting:
     sgd: float = power(-1)
     sgd_l2: float = power(-1)
     l2: float = 1e-3
-    adaptive: tuple[str, float, str] = ("rmsprop", power(-6), "RMSProp")
+    adaptive: tuple[str, float, str] = (f"rmsprop:{RMSPROP}", power(-6), "RMSProp")
     pair: tuple[str, str] = ("rmsprop", "sgd")
     schedule_l2: str | None = None
     epochs_l2: int | None = None
@@ -88,7 +89,7 @@ TINY = Setting(
 CNN2 = Setting(
     "C10-CNN2", "C10-CNN2", "deep CNN from torch blog",
     {"data": "cifar10", "model": "torch-blog-vgg", "augment": True}, 50_000, 250, "steps:0.2@0.4/0.68/0.88",
-    sgd_l2=0.5, l2=5e-4, adaptive=("rmsprop:wd=0.001", 3e-4, "RMSProp + L2"), schedule_l2=every_25(250),
+    sgd_l2=0.5, l2=5e-4, adaptive=(f"rmsprop:{RMSPROP},wd=0.001", 3e-4, "RMSProp + L2"), schedule_l2=every_25(250),
     model=model("torch-blog-vgg", 32, 10),
 )  # fmt: skip
 WRN = Setting(
