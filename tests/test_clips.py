@@ -315,7 +315,11 @@ def test_clips_as_text() -> None:
         "falling(5, steps=1e2, course=linear)": R.FallingBound(5, steps=100, course="linear"),
         "falling(course='linear')": R.FallingBound(course="linear"),
         "larc": R.LARCClip(),
-        "bounds(0.5)": R.Bounds(0.5),
+        "running(two_sided=true)": R.RunningBounds(two_sided=True),
+        "running(two_sided=false)": R.RunningBounds(two_sided=False),
+        "bounds(0.5)": R.Bounds(0, 0.5),  # as trust_clip=0.5 is
+        "bounds(lower=0.5)": R.Bounds(0.5, 1),
+        "bounds(0.5, upper=2)": R.Bounds(0.5, 2),
     }.items():
         assert R.clip_rule(text) == expected
     by_text = trained(R.TrustRatio(clip="falling(2, 0.1, 5)"))[0]
@@ -338,6 +342,7 @@ def test_clips_as_text() -> None:
         ("larc(1)", "takes no arguments"),
         ("running(decay=1)", r"decay must be in \[0, 1\), got 1"),
         ("falling(start=0.5)", r"start must be in \[1, inf\), got 0.5"),
+        ("bounds(-1)", r"upper bound must be in \[0, inf\), got -1"),
         ("falling(course=up)", "course must be one of 'geometric', 'linear', got 'up'"),
     ],
 )
@@ -369,6 +374,12 @@ def test_bad_text_is_refused(text: str, message: str) -> None:
 def test_values_out_of_range(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("value", ["'false'", "no", "0", "None"])
+def test_two_sided_is_true_or_false(value: str) -> None:
+    with pytest.raises(TypeError, match="two_sided must be True or False, got "):
+        R.clip_rule(f"running(two_sided={value})")
 
 
 @pytest.mark.parametrize("clip", [True, object(), (1.0,), R.RunningBounds])

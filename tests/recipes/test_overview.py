@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from layerpace.recipes.overview import momentum as overview
+from layerpace.recipes.overview import momentum_pictures, momentum_runs
 from layerpace.recipes.overview.momentum_paths import FAR, path, run
 from layerpace.recipes.recipe import Data, Scale
 from layerpace.recipes.records import Record, Records
@@ -18,10 +21,10 @@ def data() -> Data:
     """Measured from all runs of the smallest scale."""
     scale, records, threads = Scale("smoke"), Records(), torch.get_num_threads()
     torch.set_num_threads(1)
-    for request in overview.runs(scale, records):
+    for request in momentum_runs.runs(scale, records):
         records.add(request, Record(request, None, run(request, None)))  # type: ignore[arg-type]
     torch.set_num_threads(threads)
-    return overview.measure(scale, records)
+    return momentum_runs.measure(scale, records)
 
 
 def test_gradient_descent_shrinks_each_component_by_its_curvature() -> None:
@@ -71,12 +74,19 @@ def test_verdicts_turn_with_the_figures(data: Data) -> None:
 
 
 def test_cpu_scale_has_ten_seeds_of_each_noisy_path() -> None:
-    plan = overview.plan(Scale("cpu"))
+    plan = momentum_runs.plan(Scale("cpu"))
     noisy = [requests for name, requests in plan.items() if name.startswith(("noisy", "flat"))]
     assert all({request["seed"] for request in requests} == set(range(10)) for requests in noisy)
 
 
+@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+def test_the_setup_says_how_long_the_noisy_paths_are(scale: Any) -> None:
+    (recipe,) = overview.RECIPES
+    (steps,) = {request["steps"] for request in momentum_runs.plan(Scale(scale))["noisy 0"]}
+    assert f"noisy paths of {steps} steps" in recipe.setup[scale]
+
+
 def test_the_picture_shows_three_paths_and_steps(data: Data) -> None:
-    left, right = overview.draw(data).axes
-    assert [str(line.get_label()).split(":")[0] for line in left.lines[:3]] == list(overview.PICTURE)
+    left, right = momentum_pictures.draw(data).axes
+    assert [str(line.get_label()).split(":")[0] for line in left.lines[:3]] == list(momentum_runs.PICTURE)
     assert len(right.lines) == 3

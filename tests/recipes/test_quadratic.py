@@ -7,19 +7,31 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import layerpace as lp
 from layerpace.recipes.overview import quadratic
-from layerpace.recipes.overview.quadratic_model import Rule, doubled, loss, maps, run, start, steps_to, tuned
+from layerpace.recipes.overview.quadratic_model import (
+    Rule,
+    doubled,
+    first_crossing,
+    grid,
+    loss,
+    maps,
+    run,
+    start,
+    steps_to,
+    tuned,
+    walked,
+)
 from layerpace.recipes.recipe import Scale
 from layerpace.recipes.records import Record, Records
 
 CURVATURE = 1 / torch.arange(1, 9, dtype=torch.float64)
 
 
-def counted(rule: Rule, lr: float, average: float, batch: float, target: float) -> int:
+def counted(rule: Rule, lr: float, average: float, batch: float, target: float, h: Tensor = CURVATURE) -> int:
     """Steps by the recursion of mean and covariance, dimension by dimension, with no matrix power."""
-    h = CURVATURE
     theta, velocity, mean = torch.ones_like(h), torch.zeros_like(h), torch.ones_like(h)
     tt, tv, vv, ta, va, aa = (torch.zeros_like(h) for _ in range(6))  # covariances
     for step in range(1, 10_000):
@@ -49,6 +61,31 @@ def test_powers_of_the_map_count_the_steps_of_the_recursion(
 ) -> None:
     powers = doubled(*maps(rule, CURVATURE, torch.tensor([lr], dtype=torch.float64), average), 2**12)
     assert steps_to(powers, CURVATURE, batch, 0.1) == [counted(rule, lr, average, batch, 0.1)]
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+def test_the_first_crossing_counts_where_momentum_oscillates(momentum: float) -> None:
+    curvature = 1 / torch.arange(1, 31, dtype=torch.float64)
+    rule, batch, target = Rule(momentum), 1024.0, 0.05
+    rates = grid(rule, 16)
+    step = maps(rule, curvature, torch.tensor(rates, dtype=torch.float64), 0.0)
+    later = steps_to(doubled(*step, 2**11), curvature, batch, target)
+    found = first_crossing(walked(*step, curvature, rule.restless(1e-6)), batch, target, later)
+    within = [place for place, steps in enumerate(later) if steps < 2**11]
+    assert len(within) >= 8
+    assert [found[k] for k in within] == [counted(rule, rates[k], 0, batch, target, curvature) for k in within]
+    assert found != later  # the powers alone overlook some
+    (row,) = tuned(rule, [batch], 30, target, count=16, most=2**11)
+    assert row["steps"] is not None
+    assert row["steps"] <= min(found)  # of these or finer rates
+
+
+def test_a_walk_without_a_crossing_leaves_what_came_later() -> None:
+    step = maps(Rule(0.5), CURVATURE, torch.tensor([0.1, 0.2], dtype=torch.float64), 0.0)
+    for steps in (0, 3):
+        assert first_crossing(walked(*step, CURVATURE, steps), 8.0, 1e-3, [70.0, 60.0]) == [70, 60]
+    assert Rule().restless(1e-6) == 0
+    assert 0.9 ** Rule(0.9).restless(1e-6) < 1e-6
 
 
 def test_without_noise_the_model_is_the_optimizer() -> None:

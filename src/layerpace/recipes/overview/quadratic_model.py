@@ -32,6 +32,7 @@ from torch import Tensor
 MOST_STEPS = 2**22
 COARSE = 1.5  # factor between neighbouring learning rates of the grid
 FINER = 5  # rates on each side of the best one, up to its neighbours
+OSCILLATION = 1e-6  # share of the first loss below which what oscillates is left out
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ class Rule:
     def fastest(self) -> float:
         """The learning rate at which the steepest dimension (h = 1) starts to diverge, with gradients free of noise."""
         return 2 * (1 + self.momentum)
+
+    def restless(self, oscillation: float) -> int:
+        """Steps until oscillations have died down to this share of the loss, so that only steady decay is left.
+
+        A dimension with lr h >= (1 - sqrt(mu))^2 oscillates, and its loss decays as mu^t; every other decays steadily.
+        """
+        return math.ceil(math.log(oscillation) / math.log(self.momentum)) if self.momentum else 0
 
 
 def maps(rule: Rule, curvature: Tensor, lr: Tensor, average: float) -> tuple[Tensor, Tensor]:
@@ -97,7 +105,7 @@ def steps_to(powers: Sequence[tuple[Tensor, Tensor]], curvature: Tensor, batch: 
     """Steps until the loss is at the target, for each rate; inf where it is not reached in 2^len(powers) - 1 steps.
 
     The largest jump that stays above the target is taken again and again, which takes the loss for falling until
-    then; a rate that overshoots in between is credited with a later crossing.
+    then. Where it oscillates this is a later crossing than the first one; see `first_crossing`.
     """
     moments = start(len(powers[0][0]), len(curvature))
     done = torch.zeros(len(moments), dtype=torch.float64)
@@ -107,6 +115,31 @@ def steps_to(powers: Sequence[tuple[Tensor, Tensor]], curvature: Tensor, batch: 
         moments = torch.where(stays[:, None, None, None], jumped, moments)
         done += stays.double() * 2**place
     return [math.inf if steps >= 2 ** len(powers) - 1 else steps + 1 for steps in done.tolist()]
+
+
+def walked(map_: Tensor, noise: Tensor, curvature: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The loss step by step: (without noise, what noise adds to it at batch 1), both [steps, R], after 1, 2, ... steps.
+
+    The loss at batch B is the first plus the second / B, so that one walk is enough for all batch sizes.
+    """
+    mean = map_.new_tensor([1.0, 0.0, 1.0])[:, None].expand(*map_.shape[:2], 3, 1)
+    covariance = torch.zeros_like(map_)
+    free, added = [], []
+    for _ in range(steps):
+        mean, covariance = map_ @ mean, after(map_, noise, covariance, 1.0)
+        free.append(0.5 * (curvature * mean[..., 2, 0] ** 2).sum(-1))
+        added.append(loss(curvature, covariance))
+    none = map_.new_zeros(0, len(map_))
+    return (torch.stack(free), torch.stack(added)) if steps else (none, none)
+
+
+def first_crossing(walk: tuple[Tensor, Tensor], batch: float, target: float, later: Sequence[float]) -> list[float]:
+    """The first step of a walk with the loss at or below the target, for each rate; `later` where there is none."""
+    free, added = walk
+    there = free + added / batch <= target
+    first = there.int().argmax(0) + 1 if len(there) else torch.zeros(len(later))
+    found = there.any(0).tolist()
+    return [float(step) if hit else other for step, hit, other in zip(first.tolist(), found, later, strict=True)]
 
 
 def grid(rule: Rule, count: int) -> list[float]:
@@ -121,9 +154,24 @@ def around(rule: Rule, lr: float) -> list[float]:
 
 
 def tuned(
-    rule: Rule, batches: Sequence[float], dimensions: int, target: float, count: int, most: int = MOST_STEPS
+    rule: Rule,
+    batches: Sequence[float],
+    dimensions: int,
+    target: float,
+    count: int,
+    most: int = MOST_STEPS,
+    oscillation: float = OSCILLATION,
 ) -> list[dict[str, float | None]]:
     """For each batch size the fewest steps to the target, and the rate and the average that they take.
+
+    Args:
+        rule: the method.
+        batches: sizes, in examples.
+        dimensions: of the model.
+        target: the loss.
+        count: rates of the grid.
+        most: steps that are looked at.
+        oscillation: in (0, 1), see `Rule.restless`: so long every step is looked at.
 
     Returns:
         A row a batch size: batch, steps (None: no rate reaches the target), lr, average, edge (1: the best rate is the
@@ -133,24 +181,24 @@ def tuned(
     best: dict[float, tuple[float, float, float]] = {}  # batch: (steps, lr, average)
     coarse = grid(rule, count)
 
-    def powers_of(rates: Sequence[float], average: float) -> list[tuple[Tensor, Tensor]]:
-        return doubled(*maps(rule, curvature, torch.tensor(rates, dtype=torch.float64), average), most)
-
-    def fewest(powers: Sequence[tuple[Tensor, Tensor]], rates: Sequence[float], batch: float, average: float) -> None:
-        steps = steps_to(powers, curvature, batch, target)
-        place = min(range(len(rates)), key=lambda place: steps[place])
-        found = (steps[place], rates[place], average)
-        best[batch] = min(best.get(batch, found), found)
+    def look(rates: Sequence[float], sizes: Sequence[float], average: float) -> None:
+        """Try these rates at these batch sizes."""
+        step = maps(rule, curvature, torch.tensor(rates, dtype=torch.float64), average)
+        powers = doubled(*step, most)
+        enough = max(best[batch][0] if batch in best else math.inf for batch in sizes)  # later is no better
+        walk = walked(*step, curvature, int(min(rule.restless(oscillation), most, enough)))
+        for batch in sizes:
+            steps = first_crossing(walk, batch, target, steps_to(powers, curvature, batch, target))
+            place = min(range(len(rates)), key=lambda place: steps[place])
+            found = (steps[place], rates[place], average)
+            best[batch] = min(best.get(batch, found), found)
 
     for average in rule.averages:
-        powers = powers_of(coarse, average)
-        for batch in batches:
-            fewest(powers, coarse, batch, average)
+        look(coarse, batches, average)
     edges = {batch: best[batch][1] == coarse[-1] for batch in batches}
     for batch in batches:
         _, lr, average = best[batch]
-        finer = around(rule, lr)
-        fewest(powers_of(finer, average), finer, batch, average)
+        look(around(rule, lr), [batch], average)
     return [
         {
             "batch": batch,
@@ -164,7 +212,7 @@ def tuned(
 
 
 def run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A run of a recipe: momentum, power, averages, batches, dimensions, target, count, most -> the rows of `tuned`."""
+    """A run of a recipe: momentum, power, averages, batches, and arguments of `tuned` -> its rows."""
     rule = Rule(config["momentum"], config["power"], tuple(config["averages"]))
-    sizes = {key: config[key] for key in ("dimensions", "target", "count", "most")}
+    sizes = {key: config[key] for key in ("dimensions", "target", "count", "most", "oscillation")}
     return {"status": "done", "rows": tuned(rule, config["batches"], **sizes)}

@@ -32,19 +32,27 @@ def extent(batches: Sequence[float], steps: Sequence[float | None], slack: float
     Returns:
         The last batch if perfect scaling does not end within them; nan if the first batch has no steps.
     """
+    return extent_within(batches, steps, slack)[0]
+
+
+def extent_within(batches: Sequence[float], steps: Sequence[float | None], slack: float = SLACK) -> tuple[float, float]:
+    """(lowest, highest) value that `extent` may have: the same if it is known.
+
+    Where the target was not reached, it is somewhere after the batch before; where perfect scaling does not end,
+    after the last batch: (last, inf). (nan, nan) if the first batch has no steps.
+    """
     if steps[0] is None:
-        return math.nan
-    ideal = perfect(batches, steps)
-    before: tuple[float, float] | None = None  # (log batch, log excess) of the last one within
-    for batch, value, least in zip(batches, steps, ideal, strict=True):
-        excess = math.inf if value is None else math.log(value / least)
-        if excess > math.log(slack):
-            if before is None or math.isinf(excess):
-                return math.exp(before[0]) if before else float(batch)
-            share = (math.log(slack) - before[1]) / (excess - before[1])
-            return math.exp(before[0] + share * (math.log(batch) - before[0]))
-        before = (math.log(batch), excess)
-    return float(batches[-1])
+        return math.nan, math.nan
+    last, excess = float(batches[0]), 0.0  # the last batch within, and log of its steps / those of perfect scaling
+    for batch, value, least in zip(batches, steps, perfect(batches, steps), strict=True):
+        if value is None:
+            return last, float(batch)
+        if (now := math.log(value / least)) > math.log(slack):
+            share = (math.log(slack) - excess) / (now - excess)
+            found = math.exp(math.log(last) + share * math.log(batch / last))
+            return found, found
+        last, excess = float(batch), now
+    return last, math.inf
 
 
 def slopes(batches: Sequence[float], steps: Sequence[float]) -> list[float]:

@@ -1,79 +1,18 @@
-"""Clip rules: what a trust ratio may be. Fixed bounds, and bounds that follow each layer's steps.
-
-A clip rule turns the ratios of L layers into clipped ones, float64 [L]. One with memory also returns what it will
-remember, float64 [L] for each of its ``state_names``; it starts from zeros, is saved in the optimizer's state, and
-stays what it was where a layer is held back. What is written there is a layer's own: layers that started later, or
-were held back, have bounds of their own steps.
-
-As text, for ``trust_clip`` and the command line: "larc", "bounds(0.1, 2)", "running(deviations=2)", "tightening",
-"falling(start=5, steps=500)".
-"""
+"""Bounds that follow a layer's own ratios, or its steps."""
 
 from __future__ import annotations
 
-import ast
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from layerpace.checks import check_choice, check_range
+from layerpace.clips.fixed import ClipRule, Memory
 
 if TYPE_CHECKING:
     from layerpace.rules import Layers
-
-Memory: TypeAlias = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class ClipRule:
-    """r <- clip(r); ``name`` is its name as text, ``state_names`` what it remembers of each layer."""
-
-    name: ClassVar[str] = ""
-    state_names: ClassVar[tuple[str, ...]] = ()
-
-    def __call__(self, ratio: Tensor, layers: Layers, memory: Memory) -> tuple[Tensor, Memory]:
-        """The clipped ratios and the new memory of L layers; a pure function, of tensor operations alone.
-
-        Args:
-            ratio: the trust ratios as computed, float64 [L].
-            layers: what else is known of the layers.
-            memory: float64 [L] for each of ``state_names``; zeros before the first step.
-
-        Returns:
-            The clipped ratios, float64 [L], and the memory after this step.
-        """
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Bounds(ClipRule):
-    """Clip the trust ratio into [lower, upper]; the LAMBC paper has (0, 1)."""
-
-    lower: float = 0.0
-    upper: float = 1.0
-    name: ClassVar[str] = "bounds"
-
-    def __post_init__(self) -> None:
-        check_range("trust_clip's lower bound", self.lower, 0)
-        check_range("trust_clip's upper bound", self.upper, self.lower, infinite=True)
-
-    def __call__(self, ratio: Tensor, layers: Layers, memory: Memory) -> tuple[Tensor, Memory]:
-        return ratio.clamp(self.lower, self.upper), {}
-
-
-@dataclass(frozen=True)
-class LARCClip(ClipRule):
-    """min(ratio/lr, 1): a layer never moves faster than the direction at rate lr would move it (LARC)."""
-
-    name: ClassVar[str] = "larc"
-
-    def __call__(self, ratio: Tensor, layers: Layers, memory: Memory) -> tuple[Tensor, Memory]:
-        return torch.where(ratio < layers.lr, ratio / layers.lr, 1.0), {}
 
 
 @dataclass(frozen=True)
@@ -115,6 +54,8 @@ class RunningBounds(ClipRule):
         check_range("trust_clip's decay", self.decay, 0, 1, open_high=True)
         check_range("trust_clip's warmup", self.warmup, 1)
         check_range("trust_clip's start", self.start, 0, infinite=True)
+        if not isinstance(self.two_sided, bool):  # the text "false" would count as true
+            raise TypeError(f"trust_clip's two_sided must be True or False, got {self.two_sided!r}")
 
     def __call__(self, ratio: Tensor, layers: Layers, memory: Memory) -> tuple[Tensor, Memory]:
         before, mean, deviation = (memory[name] for name in self.state_names)
@@ -207,69 +148,3 @@ class FallingBound(ClipRule):
             upper = self.start + (self.end - self.start) * p
         upper = torch.where(before < self.steps, upper, self.end)
         return torch.minimum(ratio, upper), {"clip_step": before + 1}
-
-
-Clip: TypeAlias = "None | float | str | Sequence[float] | ClipRule"
-CLIPS: dict[str, type[ClipRule]] = {
-    cls.name: cls for cls in (Bounds, LARCClip, RunningBounds, TighteningBounds, FallingBound)
-}
-
-
-def clip_rule(clip: Clip) -> ClipRule | None:
-    """The clip rule of a ``trust_clip`` argument.
-
-    Args:
-        clip: None, an upper bound, a (lower, upper) pair, a rule, or the text of one: a name with arguments in
-            brackets, if any.
-
-    Raises:
-        TypeError: none of these.
-        ValueError: values out of range, such as negative bounds or lower > upper; an unknown name or argument.
-    """
-    if clip is None or isinstance(clip, ClipRule):
-        return clip
-    if isinstance(clip, str):
-        return _from_text(clip)
-    if isinstance(clip, Sequence) and len(clip) == 2:
-        return Bounds(float(clip[0]), float(clip[1]))
-    if isinstance(clip, (int, float)) and not isinstance(clip, bool):
-        return Bounds(0.0, float(clip))
-    raise TypeError(
-        f"trust_clip must be None, an upper bound, a (lower, upper) pair, a clip rule or its name, got {clip!r}"
-    )
-
-
-@lru_cache(maxsize=64)
-def _from_text(text: str) -> ClipRule:
-    name, bracket, rest = text.strip().partition("(")
-    cls = CLIPS.get(name.strip())
-    if cls is None:
-        raise ValueError(
-            f"trust_clip must be one of {', '.join(map(repr, CLIPS))}, with arguments in brackets if any, got {text!r}"
-        )
-    values, options = _arguments(text, bracket + rest)
-    known = [field.name for field in fields(cls)]
-    if len(values) > len(known) or not set(options) <= set(known[len(values) :]):
-        has = f"takes {', '.join(known)}, once each" if known else "takes no arguments"
-        raise ValueError(f"trust_clip's {name!r} {has}; got {text!r}")
-    return cls(*values, **options)
-
-
-def _arguments(text: str, brackets: str) -> tuple[list[Any], dict[str, Any]]:
-    """The values of "(1, key=2)"; a word is a string, except for inf."""
-
-    def value(node: ast.expr) -> Any:
-        if isinstance(node, ast.Name):
-            return math.inf if node.id == "inf" else node.id
-        return ast.literal_eval(node)
-
-    try:
-        call = ast.parse(f"f{brackets or '()'}", mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
-            raise ValueError
-        options = {key.arg or "**": value(key.value) for key in call.keywords}
-        if len(options) < len(call.keywords):
-            raise ValueError
-        return [value(arg) for arg in call.args], options
-    except (SyntaxError, ValueError):
-        raise ValueError(f"trust_clip must be a name such as 'running(deviations=2)', got {text!r}") from None
