@@ -26,7 +26,7 @@ def test_every_recipe_runs(tmp_path: Path) -> None:
     known = registry.recipes()
     assert list(documents) == list(known)
     for name, recipe in known.items():
-        assert [found["claim"] for found in documents[name]["findings"]] == [claim.key for claim in recipe.claims]
+        assert [found["key"] for found in documents[name]["findings"]] == [claim.key for claim in recipe.claims]
         picture = tmp_path / "runs/reproduce/results" / name / "smoke.png"
         assert picture.read_bytes().startswith(b"\x89PNG"), name
     assert not (tmp_path / "cache/layerpace").exists(), "something was downloaded, or looked for"
