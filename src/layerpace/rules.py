@@ -297,7 +297,24 @@ class RelativeL1(Rule):
 
 
 @dataclass(frozen=True)
-class Rotation(Rule):
+class _NormKeeper(Rule):
+    """A rule that remembers the norm before a layer's first step, and reads the inner products of w and u."""
+
+    excludes_vectors: ClassVar[bool] = True
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("initial_norm",)
+
+    def columns(self) -> tuple[str, ...]:
+        return ("ww", "uu", "wu")
+
+    def init(self, row: Table, layers: Layers) -> RuleState:
+        return {"initial_norm": layers.phi(row["ww"])}
+
+
+@dataclass(frozen=True)
+class Rotation(_NormKeeper):
     """Every layer turns by the angle atan(lr) and keeps its norm: Layca::
 
         s = u - (<u,w> / <w,w>)*w                   1: the part of the step orthogonal to w
@@ -318,18 +335,7 @@ class Rotation(Rule):
     """
 
     names: ClassVar[tuple[str, ...]] = ("rotation",)
-    excludes_vectors: ClassVar[bool] = True
     PARALLEL: ClassVar[float] = 1e-12
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        return ("initial_norm",)
-
-    def columns(self) -> tuple[str, ...]:
-        return ("ww", "uu", "wu")
-
-    def init(self, row: Table, layers: Layers) -> RuleState:
-        return {"initial_norm": layers.phi(row["ww"])}
 
     def __call__(self, row: Table, layers: Layers, state: RuleState) -> Coefficients:
         ww, uu, wu = row["ww"], row["uu"], row["wu"]
@@ -348,7 +354,7 @@ class Rotation(Rule):
 
 
 @dataclass(frozen=True)
-class LimitedNorm(Rule):
+class LimitedNorm(_NormKeeper):
     """Every layer moves by lr times its norm, and its norm grows by little: LARS as the layer rotation paper ran it::
 
         s = u * phi(||w||) / ||u||                                          1: as long as w
@@ -369,20 +375,9 @@ class LimitedNorm(Rule):
 
     growth: float = 1e-4
     names: ClassVar[tuple[str, ...]] = ("limited_norm",)
-    excludes_vectors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("growth", self.growth, 0)
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        return ("initial_norm",)
-
-    def columns(self) -> tuple[str, ...]:
-        return ("ww", "uu", "wu")
-
-    def init(self, row: Table, layers: Layers) -> RuleState:
-        return {"initial_norm": layers.phi(row["ww"])}
 
     def __call__(self, row: Table, layers: Layers, state: RuleState) -> Coefficients:
         ww, uu, wu = row["ww"], row["uu"], row["wu"]

@@ -7,8 +7,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,11 @@ def run(settings: Settings) -> int:
         if not settings.data_dir.is_dir():
             raise UsageError(f"--data-dir {settings.data_dir}: there is no such folder")
         os.environ["LAYERPACE_DATA"] = str(settings.data_dir.resolve())  # of the workers, too
-    with redirect_stdout(sys.stderr) if settings.json else keep():
+    with redirect_stdout(sys.stderr) if settings.json else nullcontext():
         documents, failed = make_all(console, err, wanted, scale, kept, settings)
     if settings.json:
         sys.stdout.write(to_json({"scale": scale.name, "recipes": documents}, indent=2) + "\n")
     return failed
-
-
-@contextmanager
-def keep() -> Iterator[None]:
-    """Leave stdout as it is."""
-    yield
 
 
 def device(settings: Settings) -> str:

@@ -5,6 +5,7 @@ Parameters stand in the order of the forward pass, a block's projection after it
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -12,6 +13,18 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .parts import KERAS_EPS, KERAS_MOMENTUM, bare_conv, bare_norm
+
+
+def shapes(channels: Sequence[int], blocks: int) -> Iterator[tuple[int, int, int]]:
+    """(channels in, channels out, stride) of every block, stage after stage; each stage but the first halves the image.
+
+    Args:
+        channels: of the stem, and of each stage.
+        blocks: of a stage.
+    """
+    for stage, (before, here) in enumerate(pairwise(channels)):
+        yield before, here, 2 if stage else 1
+        yield from [(here, here, 1)] * (blocks - 1)
 
 
 class BareBlock(nn.Module):
@@ -63,12 +76,12 @@ class CifarResNet(nn.Module):
             raise UsageError(f"depth {depth}: must be 6n + 2, such as 20, 32, 44 or 110")
         self.stem = bare_conv(input_shape[0], width)
         self.norm = bare_norm(width, momentum, eps)
-        blocks = []
-        for stage, (before, here) in enumerate(pairwise((width, width, 2 * width, 4 * width))):
-            for place in range((depth - 2) // 6):
-                first = place == 0
-                blocks.append(BareBlock(before if first else here, here, 2 if stage and first else 1, momentum, eps))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(
+            *(
+                BareBlock(*shape, momentum, eps)
+                for shape in shapes((width, width, 2 * width, 4 * width), (depth - 2) // 6)
+            )
+        )
         self.dense = nn.Linear(4 * width, classes, bias=False)
         for parameter in self.parameters():
             nn.init.kaiming_normal_(parameter)
@@ -129,13 +142,12 @@ class WideResNet(nn.Module):
         if depth < 10 or (depth - 4) % 6:
             raise UsageError(f"depth {depth}: must be 6n + 4, such as 16, 22, 28 or 40")
         self.stem = bare_conv(input_shape[0], 16)
-        blocks = []
-        for stage, (before, here) in enumerate(pairwise((16, 16 * widen, 32 * widen, 64 * widen))):
-            for place in range((depth - 4) // 6):
-                first = place == 0
-                stride = 2 if stage and first else 1
-                blocks.append(WideBlock(before if first else here, here, stride, dropout, momentum, eps))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(
+            *(
+                WideBlock(*shape, dropout, momentum, eps)
+                for shape in shapes((16, 16 * widen, 32 * widen, 64 * widen), (depth - 4) // 6)
+            )
+        )
         self.norm = bare_norm(64 * widen, momentum, eps)
         self.dense = nn.Linear(64 * widen, classes, bias=False)
         for parameter in self.parameters():
@@ -182,10 +194,9 @@ class ResNet18(nn.Module):
         super().__init__()
         self.stem = bare_conv(input_shape[0], width)
         self.norm = nn.BatchNorm2d(width)
-        blocks = []
-        for stage, (before, here) in enumerate(pairwise((width, width, 2 * width, 4 * width, 8 * width))):
-            blocks += [BasicBlock(before, here, 2 if stage else 1), BasicBlock(here, here, 1)]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(
+            *(BasicBlock(*shape) for shape in shapes((width, width, 2 * width, 4 * width, 8 * width), 2))
+        )
         self.dense = nn.Linear(8 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
