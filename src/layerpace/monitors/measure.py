@@ -9,7 +9,7 @@ from torch import Tensor
 
 from layerpace.backends import reference
 from layerpace.backends.cpu import native
-from layerpace.backends.cpu.programs import memory_order
+from layerpace.backends.programs import memory_order
 from layerpace.columns import Constants
 from layerpace.layers import ParameterLayers
 from layerpace.precision import compute_dtype

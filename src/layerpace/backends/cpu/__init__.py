@@ -6,7 +6,7 @@ by tensor, in every step anew.
 
 from __future__ import annotations
 
-from layerpace.backends.cpu.kernel import accumulate, apply, gradient_sums, step
+from layerpace.backends.cpu.kernel import accumulate, apply, fuses, gradient_sums, step, takes
 from layerpace.backends.cpu.library import (
     available,
     bandwidth,
@@ -16,7 +16,6 @@ from layerpace.backends.cpu.library import (
     use_instruction_set,
     warn_if_missing,
 )
-from layerpace.backends.cpu.programs import fuses, takes
 
 __all__ = [
     "accumulate",

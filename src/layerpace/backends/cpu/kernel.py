@@ -9,17 +9,40 @@ import torch
 from torch import Tensor
 
 from layerpace.backends import reference
-from layerpace.backends.cpu.library import compiled
-from layerpace.backends.cpu.programs import COLUMN_NUMBERS, Program, program, rule_options
+from layerpace.backends.cpu.library import available, compiled
+from layerpace.backends.programs import COLUMN_NUMBERS, Program, fits, has_built_in_clip, program, rule_options
 from layerpace.backends.protocol import Work
+from layerpace.backends.versions import Written
 from layerpace.broadcast import by_layer
 from layerpace.columns import MEASURED, Constants
+from layerpace.directions import Direction
+from layerpace.layers import ParameterLayers
 from layerpace.precision import compute_dtype
-from layerpace.rules import Coefficients, Layers, Rule
+from layerpace.rules import (
+    Coefficients,
+    Identity,
+    Layers,
+    PercentDelta,
+    RelativeL1,
+    Rotation,
+    Rule,
+    TrustRatio,
+)
 from layerpace.tensors import Tensors
 
 _LOW_PRECISION = {"plain": 0, "master": 1, "stochastic": 2}
 _HOST = torch.device("cpu")
+_BUILT_IN = (Identity, TrustRatio, PercentDelta, RelativeL1, Rotation)
+
+
+def fuses(rule: Rule) -> bool:
+    """Whether the rule is built in, so that a layer's whole step is made while it is in the cache."""
+    return type(rule) in _BUILT_IN and has_built_in_clip(rule)
+
+
+def takes(param: Tensor, grad: Tensor, state: dict[str, Tensor], direction: Direction, layers: ParameterLayers) -> bool:
+    """Whether the kernels can treat this parameter."""
+    return param.is_cpu and available() and fits(param, grad, state, direction, layers)
 
 
 class Kernel:
@@ -38,7 +61,7 @@ class Kernel:
         self.draws = narrow or (halves and work.low_precision == "stochastic")
         self.rows = work.rows
         self.seed = 0
-        self.written = [*work.params]
+        self.written = Written(work.params)
 
     def prepare(self, work: Work, constants: Constants) -> None:
         """Set the options of the next calls."""
@@ -72,14 +95,6 @@ class Kernel:
         """New random numbers, from torch's default generator, so that ``torch.manual_seed`` repeats them."""
         if self.draws:
             self.seed = int(torch.empty((), dtype=torch.int64, device=_HOST).random_())
-
-    def note_writes(self) -> None:
-        """Tell autograd that the weights have changed."""
-        try:
-            torch.autograd.graph.increment_version(self.written)
-        except RuntimeError:  # inference tensors have no version
-            self.written = [x for x in self.written if not x.is_inference()]
-            torch.autograd.graph.increment_version(self.written)
 
 
 def _kernel(work: Work, columns: Sequence[str], rule_memory: str = "") -> Kernel | None:
@@ -152,7 +167,7 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
         "measured_LM": _room_to_measure(work, kernel.rows),
     }
     kernel.native.apply(kernel.request(work, (), vectors, measure=work.measure))
-    kernel.note_writes()
+    kernel.written.note()
 
 
 def step(
@@ -186,7 +201,7 @@ def step(
         "table_LC": table,
         "measured_LM": _room_to_measure(work, rows),
     }
-    kernel.note_writes()  # while a check of the tensors has them in the cache
+    kernel.written.note()  # while a check of the tensors has them in the cache
     kernel.native.step(
         kernel.request(work, columns, vectors, t=t, lr_outside=work.lr_L is not None, measure=work.measure)
     )

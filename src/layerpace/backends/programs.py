@@ -1,4 +1,4 @@
-"""Which directions, rules and tensors the kernels take, and the numbers that tell them apart.
+"""Which directions, rules and tensors kernels take, and the numbers that tell them apart; for both kinds of kernels.
 
 A direction or a rule is known by its exact class: a subclass may compute something else, and runs on `reference`.
 """
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from layerpace import directions, rules
-from layerpace.backends.cpu.library import available
 from layerpace.columns import COLUMNS
 from layerpace.directions import Direction
 from layerpace.layers import ParameterLayers
@@ -30,9 +29,9 @@ class Program:
     """A direction as the kernels know it.
 
     Attributes:
-        number: DirectionId of native/src/job.hpp.
-        options: in the order of the policy's ``prepare``.
-        moments: names of its state tensors, in the policy's order.
+        number: DirectionId of native/src/job.hpp, and of the constants of backends/triton/kernels/directions.py.
+        options: in the order of ``prepare`` there.
+        moments: names of its state tensors, in the kernels' order.
         memory: name of its one number a layer, or "".
     """
 
@@ -101,6 +100,8 @@ def rule_options(rule: Rule, min_rms: float) -> dict[str, Any]:
             options |= {"has_zero_ratio": True, "zero_ratio": rule.zero_ratio}
     if isinstance(rule, rules.Rotation):
         options["parallel"] = rule.PARALLEL
+    if isinstance(rule, rules.LimitedNorm):
+        options["growth"] = rule.growth
     return options
 
 
@@ -110,21 +111,27 @@ _RULES: dict[type[Rule], int] = {
     rules.PercentDelta: 2,
     rules.RelativeL1: 3,
     rules.Rotation: 4,
+    rules.LimitedNorm: 5,
 }
 _CLIPS: dict[type, int] = {rules.Bounds: 1, rules.LARCClip: 2}
 
 
-def fuses(rule: Rule) -> bool:
-    """Whether the rule is built in, so that a layer's whole step is made while it is in the cache."""
-    if type(rule) is rules.TrustRatio:
-        clip = rules.clip_rule(rule.clip)
-        return clip is None or type(clip) in _CLIPS
+def known_rule(rule: Rule) -> bool:
+    """Whether kernels may know the rule."""
     return type(rule) in _RULES
 
 
-def takes(param: Tensor, grad: Tensor, state: dict[str, Tensor], direction: Direction, layers: ParameterLayers) -> bool:
-    """Whether the kernels can treat this parameter: plain dense CPU tensors that lie in memory in the same order."""
-    if not param.is_cpu or type(direction) not in _PROGRAMS or not available():
+def has_built_in_clip(rule: Rule) -> bool:
+    """Whether a rule that is a trust ratio has a clip that the kernels know, or none."""
+    if type(rule) is not rules.TrustRatio:
+        return True
+    clip = rules.clip_rule(rule.clip)
+    return clip is None or type(clip) in _CLIPS
+
+
+def fits(param: Tensor, grad: Tensor, state: dict[str, Tensor], direction: Direction, layers: ParameterLayers) -> bool:
+    """Whether kernels can treat this parameter: dense tensors that lie in memory in the same order."""
+    if type(direction) not in _PROGRAMS:
         return False
     if param.dtype not in DTYPES or grad.dtype != param.dtype:
         return False
