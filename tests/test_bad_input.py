@@ -225,7 +225,7 @@ def test_unknown_directions_and_rules(key: str, value: Any) -> None:
             lp.Layca(Problem().params, lr=0.1, direction=value)
 
 
-@pytest.mark.parametrize("backend", ["triton", "numpy"])
+@pytest.mark.parametrize("backend", ["jax", "numpy"])
 def test_a_backend_that_is_not_there_says_so(backend: str) -> None:
     with pytest.raises(ValueError, match=backend):
         lp.LAMB(Problem().params, backend=backend)

@@ -11,9 +11,10 @@ from torch import Tensor
 from layerpace import backends
 from layerpace.backends import Backend, Velocity, Watch, Work
 from layerpace.backends.cpu import native
+from layerpace.backends.watch import PythonWatch
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Settings
-from layerpace.precision import compute_dtype, moment_dtype
+from layerpace.precision import SEED, compute_dtype, moment_dtype
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -110,7 +111,7 @@ class Bucket:
         names += ["velocity"] * (signature.velocity is not None)
         names += ["master"] * _has_master(dtype, settings)
         watch = _watch(self.entries, names)
-        return Work(
+        work = Work(
             backend=backends.reference if watch is None else self.backend,
             params=[entry.param for entry in self.entries],
             grads=[entry.grad for entry in self.entries],
@@ -127,6 +128,9 @@ class Bucket:
             uniform=self.uniform,
             watch=watch,
         )
+        if work.backend is backends.triton and not backends.triton.takes_together(work):
+            work.backend = backends.reference
+        return work
 
 
 def cut(entries: Sequence[Entry], kinds: Kinds, settings: Settings, gated: bool) -> list[Bucket]:
@@ -152,13 +156,15 @@ def cut(entries: Sequence[Entry], kinds: Kinds, settings: Settings, gated: bool)
             continue
         step = state["step"]
         t = None
-        if gated:
-            state["step"] = step.to(param.device, non_blocking=True)
+        if gated or settings.capturable:
+            state["step"] = step.to(param.device, torch.float32, non_blocking=True)
         elif layers.sizes is None and step.is_cpu:
             t = float(step)
         backend = backends.select(name, param, entry.grad, state, signature.direction, layers)
         if backend is not backends.reference and not _is_plain(entry):
             backend = backends.reference
+        if backend is backends.triton and _rounds_at_random(dtype, settings):
+            _seed(entry)
         key = (kinds.pattern[kind], dtype, t, id(backend))
         bucket = buckets.get(key)
         if bucket is None:
@@ -183,17 +189,43 @@ def _has_master(dtype: torch.dtype, settings: Settings) -> bool:
     return settings.low_precision == "master" and dtype != compute_dtype(dtype)
 
 
+def _rounds_at_random(dtype: torch.dtype, settings: Settings) -> bool:
+    working = compute_dtype(dtype)
+    if moment_dtype(dtype, settings.state_dtype) != working:
+        return True
+    return settings.low_precision == "stochastic" and dtype != working
+
+
+def _seed(entry: Entry) -> None:
+    """Give a parameter the seed of its random numbers, from torch's default generator; it is saved with the state."""
+    if SEED not in entry.saved:
+        entry.saved[SEED] = torch.empty((), dtype=torch.int64, device="cpu").random_()
+    seed = entry.saved[SEED]
+    if entry.held is not None and entry.held.split:
+        # The entries of a shard are counted from zero: each shard needs numbers of its own, and its replicas the same.
+        mixed = 0
+        for first in entry.held.place:
+            mixed = (mixed * 0x9E3779B97F4A7C15 + first + 1) & (1 << 62) - 1
+        seed = seed ^ mixed
+    entry.state[SEED] = seed
+
+
 def _watch(entries: Sequence[Entry], names: Sequence[str]) -> Watch | None:
     """What describes the tensors of a bucket; None: there is no compiled module, or they are not plain tensors."""
-    if torch.compiler.is_compiling() or not entries[0].param.is_cpu:
+    param = entries[0].param
+    if torch.compiler.is_compiling() or not (param.is_cpu or param.is_cuda):
         return None
     compiled = native()
-    if compiled is None:
+    if compiled is None and param.is_cpu:
         return None
     owners = [entry.param if entry.owner is None else entry.owner for entry in entries]
     grads = [entry.grad if entry.owner is None else entry.owner.grad for entry in entries]
+    states = [entry.state for entry in entries]
+    if compiled is None:
+        plain = all(_is_plain(entry) for entry in entries)
+        return PythonWatch(owners, [g for g in grads if g is not None], states, names) if plain else None
     try:
-        watch: Watch = compiled.Watch(owners, grads, [entry.state for entry in entries], list(names))
+        watch: Watch = compiled.Watch(owners, grads, states, list(names))
     except ValueError:
         return None
     return watch

@@ -25,6 +25,7 @@ class Settings:
     nonfinite: str
     max_grad_norm: float | None
     backend: str
+    capturable: bool = False
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,11 @@ class Held:
         return found
 
     @property
+    def place(self) -> tuple[int, ...]:
+        """Where the part of this process begins; that of a replica is the same."""
+        return tuple(first for first, _ in self._ranges)
+
+    @property
     def split(self) -> bool:
         """Whether other processes hold other parts."""
         return bool(self.groups)

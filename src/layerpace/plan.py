@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerpace.backends import Backend, FusedBackend
+from layerpace.backends import Backend, DeviceBackend, FusedBackend, RowOptions, Work
 from layerpace.buckets import Kinds, cut
 from layerpace.columns import MEASURED, Table
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
@@ -85,6 +85,8 @@ class Part:
         rows: of the table.
         gated: whether the device decides which layers step.
         fused: of each bucket, whether its backend has the rule built in.
+        by_device: whether one backend makes the whole step of all buckets on the device, counting of steps included.
+        counted_here: the buckets whose steps the host counts, or asks the device to count before anything else.
         columns, constants: of the table: what the rule reads.
         excluded_L: bool [rows], layers that have the identity in the place of the rule; None: there are none.
         scale: the factor on every gradient in this step, float64 []; None: one.
@@ -113,11 +115,19 @@ class Part:
         self._first_kinds = [bucket.kinds[0] for bucket in buckets]
         self._held = [(entry.held, entry.saved, dict(entry.saved)) for entry in entries if entry.held is not None]
         self.rows = Rows(entries, self.kinds, buckets, device)
+        self.by_device = self.rows.sharing is None and _knows([work.backend for work in self.works], settings.rule)
+        self.counted_here = [work for work in self.works if self._counts_here(work)]
         self.n = _vector(self.rows.n, torch.float64, device)
         self._kinds_L = _vector(self.rows.kinds, torch.int64, device) if len(self.kinds.keys) > 1 else None
-        out = [float(left_out) for _, left_out in self.kinds.keys]
-        self.excluded_L = self._per_kind(out) > 0 if any(out) else None
+        left_out = [out for _, out in self.kinds.keys]
+        self.excluded_L = self._per_kind([float(out) for out in left_out]) > 0 if any(left_out) else None
         self.excluded = self.rows.pieces(self.excluded_L)
+
+        kinds = [self.rows.kinds[rows] for rows in self.rows.slices]
+        self._kinds_of_rows = [(of, [left_out[kind] for kind in of]) for of in kinds]
+
+        self._row_options: list[RowOptions] = []
+        self._row_options_of: object = None
 
         self.scale: Tensor | None = None
         self.ok_L: Tensor | None = None
@@ -128,6 +138,9 @@ class Part:
 
     def _is_gated(self, scaling: Scaling) -> bool:
         return self.settings.nonfinite == "skip" or scaling.found_inf is not None or self.may_be_phantom
+
+    def _counts_here(self, work: Work) -> bool:
+        return work.uniform if self.by_device else not self.gated
 
     @property
     def may_be_phantom(self) -> bool:
@@ -188,6 +201,15 @@ class Part:
             self._layers_of = (rates, decays, undecayed) if on_host else None
         return self._layers
 
+    def row_options(self) -> list[RowOptions]:
+        """What ``layers`` says, of each bucket, for a backend that works it out on the device."""
+        if self._row_options_of is not self.kinds.options:
+            rates = tuple(_rate(lr, self.device) if isinstance(lr, Tensor) else lr for lr in self.kinds.rates)
+            others = rates, self.kinds.decays, self.kinds.undecayed, self.settings.min_rms
+            self._row_options = [RowOptions(kinds, excluded, *others) for kinds, excluded in self._kinds_of_rows]
+            self._row_options_of = self.kinds.options
+        return self._row_options
+
     def _cut(self, whole: Layers) -> list[Layers]:
         if len(self.works) == 1 and self.rows.sharing is None:
             return [whole]
@@ -246,6 +268,15 @@ def _same(state: dict[str, Any], known: dict[str, Any]) -> bool:
 def _fuses(backend: Backend | FusedBackend, rule: Rule) -> bool:
     fuses = getattr(backend, "fuses", None)
     return fuses is not None and bool(fuses(rule))
+
+
+def _rate(lr: Tensor, device: torch.device) -> Tensor:
+    return lr.to(device, lr.dtype if lr.dtype in (torch.float32, torch.float64) else torch.float64)
+
+
+def _knows(backends: Sequence[Backend | DeviceBackend], rule: Rule) -> bool:
+    knows = getattr(backends[0], "knows", None) if len({id(backend) for backend in backends}) == 1 else None
+    return knows is not None and bool(knows(rule))
 
 
 def _vector(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 MODES = ("master", "stochastic", "plain")
 STATE_DTYPES = ("fp32", "bf16")
+SEED = "rounding_seed"  # in the state of a parameter: of the random numbers that its kernels round by
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -2,7 +2,8 @@
 
     g, w --accumulate--> table (L x C) --rule--> c, b --apply--> w
 
-A backend that has the rule built in does all of it in one call a bucket. Nothing here waits for the device: no
+A backend that has the rule built in does all of it in one call a bucket, and one for a GPU decides within that call
+who steps, so that few kernels are launched however many layers there are. Nothing here waits for the device: no
 tensor's value is read by the host. A layer that must not step (a non-finite gradient, a skipped step of GradScaler) is
 held back by a mask on the device.
 """
@@ -15,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from layerpace.backends import FusedBackend, Work
+from layerpace.backends import DeviceBackend, FusedBackend, Gate, Work
 from layerpace.broadcast import by_layer, spread
 from layerpace.columns import Table
 from layerpace.directions import Direction
@@ -42,20 +43,24 @@ def layerwise_step(plan: Plan, scaling: Scaling, measure: bool = False) -> bool:
         FloatingPointError: non-finite gradients under ``nonfinite="raise"``; nothing has changed.
     """
     settings, parts = plan.settings, plan.parts
+    alone = [part.by_device and len(parts) == 1 and settings.nonfinite != "raise" for part in parts]
     try:
-        for part in parts:
-            if scaling.grad_scale is not None:
+        for part, itself in zip(parts, alone, strict=True):
+            if scaling.grad_scale is not None and not itself:
                 _set_scale(part, scaling.grad_scale.to(part.device, torch.float64).reciprocal().reshape(()))
-        if settings.max_grad_norm is not None:
+        if settings.max_grad_norm is not None and not all(alone):
             _clip_global_norm(parts, settings.max_grad_norm, skips=settings.nonfinite == "skip")
         if settings.nonfinite == "raise" and scaling.found_inf is None:  # else GradScaler looks after them
             _raise_if_nonfinite(parts)
-        if not _count_steps([work for part in parts if not part.gated for work in part.works], plan.fresh):
+        if not _count_steps([work for part in parts for work in part.counted_here], plan.fresh):
             return False
-        for part in parts:
+        for part, itself in zip(parts, alone, strict=True):
             for work in part.works:
                 work.measure, work.measured = measure, None
-            _step(part, settings.rule, scaling)
+            if part.by_device:
+                _by_device(part, settings.rule, _gate(part, scaling, itself), measure)
+            else:
+                _step(part, settings.rule, scaling)
             if measure:
                 part.measure()
     finally:
@@ -89,6 +94,35 @@ def _step(part: Part, rule: Rule, scaling: Scaling) -> None:
         ]
     else:
         part.results = [_in_phases(part, rule, layers, pieces)]
+
+
+def _gate(part: Part, scaling: Scaling, itself: bool) -> Gate:
+    """What decides on the device; ``itself``: of all gradients' scale, too."""
+    settings = part.settings
+    scale = part.scale
+    if itself and scaling.grad_scale is not None:
+        scale = scaling.grad_scale.to(part.device).reshape(())
+    return Gate(
+        scale=scale,
+        divides=itself,
+        max_norm=settings.max_grad_norm if itself else None,
+        found_inf=None if scaling.found_inf is None else scaling.found_inf.to(part.device),
+        skips=settings.nonfinite == "skip",
+        phantom=part.may_be_phantom,
+    )
+
+
+def _by_device(part: Part, rule: Rule, gate: Gate, measure: bool) -> None:
+    """The step of a backend that decides everything on the device."""
+    backend = cast(DeviceBackend, part.works[0].backend)
+    options = part.row_options()
+    backend.look_ahead(part.works, rule, options, gate)
+    found = [
+        backend.step(work, rule, own, part.columns, part.constants, gate)
+        for work, own in zip(part.works, options, strict=True)
+    ]
+    part.results = [(table, coefficients) for table, coefficients, _ in found]
+    part.ok_L = torch.cat([takes_L for _, _, takes_L in found]) != 0 if measure and gate.holds_back else None
 
 
 def _direction(absent: Absent, part: Part) -> Direction:

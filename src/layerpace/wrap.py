@@ -17,7 +17,7 @@ from layerpace.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.held import Held, held_of
 from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_again
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
-from layerpace.optim.support import check_supported, real, real_shape, step_device
+from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
 from layerpace.plan import Plan
 from layerpace.rules import Rule
 from layerpace.sharding import check_placements, is_distributed, local
@@ -164,6 +164,8 @@ class Wrapped(Optimizer):
             RuntimeError: sparse gradients, or parameters whose layers are not known (FSDP1) or not added up
                 (`layerpace.sharding.check_placements`); nothing has changed.
         """
+        if captures_graph():
+            raise RuntimeError("a wrapped optimizer arranges every step anew, which a CUDA graph cannot hold")
         self._describe()
         members = [
             (param, index)

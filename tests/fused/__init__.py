@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 import pytest
 
-FUSED = "cpu"
+FUSED = os.environ.get("LAYERPACE_FUSED", "cpu")
 
 
 def available() -> bool:

@@ -106,12 +106,14 @@ def _values(name: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int, wh
     return (x * (0.0 if name == "zeros" else (1.0, 0.05, 4.0)[len(name) % 3])).to(dtype)
 
 
-def weights(shapes: Shapes = SMALL, dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor]:
+def weights(
+    shapes: Shapes = SMALL, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Parameters by name; the convolution's is channels-last."""
     params = {name: _values(name, shape, dtype, seed, "weight").clone() for name, shape in shapes.items()}
     if "conv" in params:
         params["conv"] = params["conv"].contiguous(memory_format=torch.channels_last)
-    return {name: p.requires_grad_() for name, p in params.items()}
+    return {name: p.to(device).requires_grad_() for name, p in params.items()}
 
 
 def gradient(name: str, param: Tensor, step: int) -> Tensor:
@@ -182,10 +184,11 @@ def run(
     dtype: torch.dtype = torch.float64,
     steps: int = 3,
     train_options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
     **options: Any,
 ) -> Outcome:
     """Train fresh tensors by one backend."""
-    params = weights(shapes, dtype)
+    params = weights(shapes, dtype, device=device)
     start = copies(params)
     method = optimizer(
         backend, params, DIRECTIONS[direction] if isinstance(direction, str) else direction, rule, **options

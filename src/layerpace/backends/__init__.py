@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerpace.backends import cpu, reference
-from layerpace.backends.protocol import Backend, FusedBackend, Velocity, Watch, Work
+from layerpace.backends import cpu, reference, triton
+from layerpace.backends.protocol import Backend, DeviceBackend, FusedBackend, Gate, RowOptions, Velocity, Watch, Work
 from layerpace.checks import check_choice
 from layerpace.directions import Direction
 from layerpace.layers import ParameterLayers
@@ -18,7 +18,7 @@ def check(name: str) -> None:
     """Raise ValueError unless ``name`` is a backend that this build has."""
     check_choice("backend", name, NAMES)
     if name == "triton":
-        raise ValueError("backend='triton' is not part of this build of layerpace: pass 'auto', 'cpu' or 'reference'")
+        triton.check_available()
     if name == "cpu":
         cpu.compiled()
 
@@ -37,9 +37,28 @@ def select(
         cpu.warn_if_missing()
         if cpu.takes(param, grad, state, direction, layers):
             return cpu
-    if name == "cpu" and not param.is_cpu:
-        raise RuntimeError(f"backend='cpu' got a parameter on {param.device}: pass 'auto'")
+    if (param.is_cuda or name == "triton") and name in ("auto", "triton") and not torch.compiler.is_compiling():
+        triton.warn_if_missing()
+        if triton.takes(param, grad, state, direction, layers):
+            return triton
+    if (name == "cpu" and not param.is_cpu) or (name == "triton" and not triton.reaches(param)):
+        raise RuntimeError(f"backend={name!r} got a parameter on {param.device}: pass 'auto'")
     return reference
 
 
-__all__ = ["NAMES", "Backend", "FusedBackend", "Velocity", "Watch", "Work", "check", "cpu", "reference", "select"]
+__all__ = [
+    "NAMES",
+    "Backend",
+    "DeviceBackend",
+    "FusedBackend",
+    "Gate",
+    "RowOptions",
+    "Velocity",
+    "Watch",
+    "Work",
+    "check",
+    "cpu",
+    "reference",
+    "select",
+    "triton",
+]

@@ -12,6 +12,7 @@ number of the step are written into them before each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ class Velocity:
 
 
 class Watch(Protocol):
-    """The tensors of a bucket, described once; the compiled module has it."""
+    """The tensors of a bucket, described once: of the compiled module, or `layerpace.backends.watch.PythonWatch`."""
 
     def check(self, threads: int = 1) -> bool:
         """Look at the gradients anew; whether all tensors are where they were and what they were."""
@@ -82,8 +83,8 @@ class Work:
             The weights are those that the next step computes with: a master copy where there is one. nan: a layer
             that was held back.
         uniform: the step counts are single numbers on the host, all equal.
-        watch: what describes the tensors; None: there is no compiled module, or they are not plain. Such a bucket
-            goes to the reference.
+        watch: what describes the tensors; None: they are not plain, or nothing here can. Such a bucket goes to the
+            reference.
         kernel: what the backend has built for this bucket; it is dropped with the bucket.
     """
 
@@ -137,6 +138,89 @@ class Backend(Protocol):
         Args:
             work: the bucket, after ``accumulate``.
             c_L, b_L: float64 [rows]; c None stands for zeros.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """The options of the layers of a bucket, by kind: what `layerpace.rules.Layers` says of each, not yet on a device.
+
+    Attributes:
+        kinds, excluded: of each layer: its kind, and whether it has the identity in the place of the rule.
+        rates, decays, undecayed: of each kind: learning rate (a tensor: on the bucket's device), decoupled weight
+            decay, and whether it has no decay of either sort.
+        min_rms: see `layerpace.rules.Layers`.
+    """
+
+    kinds: list[int]
+    excluded: list[bool]
+    rates: tuple[float | Tensor, ...]
+    decays: tuple[float, ...]
+    undecayed: tuple[bool, ...]
+    min_rms: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What decides on a device how large gradients are, and which layers take a step.
+
+    Attributes:
+        scale: a 0-d tensor that gradients are to be multiplied by (divided by, if ``divides``); None: one.
+        max_norm: scale all gradients of the device so that their joint norm is at most this; None: do not.
+        found_inf: a tensor with one element: not zero: no layer steps. None: there is none.
+        skips: layers with inf or nan in their gradient do not step.
+        phantom: no layer steps if all learning rates and all gradients are zero.
+        ok_L: bool [layers], the layers that step, known already; None: all, as far as the others let them.
+    """
+
+    scale: Tensor | None = None
+    divides: bool = False
+    max_norm: float | None = None
+    found_inf: Tensor | None = None
+    skips: bool = False
+    phantom: bool = False
+    ok_L: Tensor | None = None
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether there may be layers that do not step."""
+        return self.found_inf is not None or self.skips or self.phantom or self.ok_L is not None
+
+    @property
+    def looks(self) -> bool:
+        """Whether gradients must be looked at before the step."""
+        return self.max_norm is not None or self.skips or self.phantom
+
+
+class DeviceBackend(Backend, Protocol):
+    """A backend whose kernels also work out rates and coefficients, count steps, and decide who takes one.
+
+    Nothing else needs to be launched for a step of such buckets, if nothing is sharded.
+    """
+
+    def knows(self, rule: Rule) -> bool:
+        """Whether the rule is built in, so that ``step`` can be called."""
+        ...
+
+    def look_ahead(self, works: Sequence[Work], rule: Rule, options: Sequence[RowOptions], gate: Gate) -> None:
+        """Before the ``step`` of the buckets of a device: look at their gradients, if the gate ``looks``."""
+        ...
+
+    def step(
+        self,
+        work: Work,
+        rule: Rule,
+        options: RowOptions,
+        columns: tuple[str, ...],
+        constants: Constants,
+        gate: Gate,
+    ) -> tuple[Tensor, Coefficients, Tensor]:
+        """The whole step of a bucket; step counts that are on the device are counted there.
+
+        Returns:
+            What ``accumulate`` returns; the coefficients, [rows] each; and float64 [rows], not zero where the layer
+            has stepped. The next step overwrites all of them.
         """
         ...
 

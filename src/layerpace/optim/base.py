@@ -73,9 +73,11 @@ class Layerwise(Optimizer):
             weights, state and step count stay), or "raise" FloatingPointError before anything changes, which waits
             for the device.
         max_grad_norm: scale all gradients so that their joint L2 norm is at most this, inside the step.
-        backend: "auto" (the fused step for CPU tensors), "cpu" (an error where that was not built) or "reference"
-            (plain torch, which defines the meaning). What the fused step cannot take (other strides than the weight's,
-            shared memory, a direction of one's own) runs on the reference, tensor by tensor.
+        backend: "auto" (the fused step of the device), "cpu" or "triton" (an error where that is missing), or
+            "reference" (plain torch, which defines the meaning). What the fused step cannot take (other strides than
+            the weight's, shared memory, a direction of one's own) runs on the reference, tensor by tensor.
+        capturable: count steps on the device, so that a CUDA graph can hold the step; a learning rate that is to
+            change from replay to replay must be a tensor on the device then. See docs/gpu.md.
 
     Raises:
         TypeError: an unknown keyword.
@@ -123,6 +125,7 @@ class Layerwise(Optimizer):
         nonfinite: str = "propagate",
         max_grad_norm: float | None = None,
         backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         self.direction = directions.get(direction)
         self.rule = rules.get(rule)
@@ -136,7 +139,9 @@ class Layerwise(Optimizer):
         if segments is not None and not isinstance(segments, Mapping):
             raise TypeError(f"segments must map globs of parameter names to parts, got {segments!r}")
         self._lr_in_velocity = lr_in_velocity
-        self._settings = Settings(self.rule, min_rms, low_precision, state_dtype, nonfinite, max_grad_norm, backend)
+        self._settings = Settings(
+            self.rule, min_rms, low_precision, state_dtype, nonfinite, max_grad_norm, backend, capturable
+        )
         self._exclude = default_exclude(self.rule) if exclude == "auto" else exclude
         self._segments = dict(segments) if segments is not None else None
         self._layers: dict[Tensor, ParameterLayers] = {}
@@ -307,9 +312,7 @@ class Layerwise(Optimizer):
             w = torch.empty_like(real(local(param)), dtype=dtype, device=device)
         shape = layers.broadcast_shape(real_shape(param))
         one = torch.ones(shape, dtype=torch.float64, device=w.device)
-        step = torch.zeros(
-            shape, dtype=torch.float32, device=device or step_device(layers, w, self._settings.nonfinite)
-        )
+        step = torch.zeros(shape, dtype=torch.float32, device=device or step_device(layers, w, self._settings))
         moments = direction.init(w, one)
         if is_distributed(param) and device is None:
             held = self._keeper.of(param, layers)

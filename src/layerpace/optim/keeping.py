@@ -20,7 +20,7 @@ from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
 from layerpace.held import Held, held_of, take_gradients
 from layerpace.layers import ParameterLayers
-from layerpace.optim.support import check_supported, real
+from layerpace.optim.support import captures_graph, check_supported, real
 from layerpace.plan import Plan
 from layerpace.sharding import is_distributed
 from layerpace.step import layerwise_step
@@ -104,8 +104,19 @@ class PlanKeeper:
             return
         with self._lock:
             finished = False
+            captures = captures_graph()
+            if captures and not optimizer._settings.capturable:
+                raise RuntimeError(
+                    "a CUDA graph would repeat this step with the same number of the step: pass capturable=True to "
+                    f"{type(optimizer).__name__}, so that it counts on the device"
+                )
             try:
                 plan = self.plan if self._holds(optimizer, scaling) else None
+                if plan is None and captures:
+                    raise RuntimeError(
+                        "a CUDA graph can hold a step like those before it only: make one with the same parameters, "
+                        "gradients and options before the capture"
+                    )
                 if plan is None or not layerwise_step(plan, scaling, bool(self.readers)):
                     self.drop()
                     self.plan = self._build(optimizer, scaling)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerpace.optim.support import real_shape, step_device
-from layerpace.precision import compute_dtype, moment_dtype
+from layerpace.precision import SEED, compute_dtype, moment_dtype
 from layerpace.sharding import is_distributed
 
 if TYPE_CHECKING:
@@ -67,10 +67,12 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
         held = optimizer._keeper.of(param, layers) if is_distributed(param) else None
         for name, value in saved.items():
             if name == "step":
-                device = step_device(layers, param, optimizer._settings.nonfinite)
+                device = step_device(layers, param, optimizer._settings)
                 step = torch.as_tensor(value, dtype=torch.float32).to(device)
                 step = step if step.shape == expected[name].shape else step.reshape(()).expand(expected[name].shape)
                 state[name] = step.clone()
+            elif name == SEED:
+                state[name] = torch.as_tensor(value).detach().to("cpu", torch.int64, copy=True)
             elif name in expected and (held is None or name in by_layer):
                 whole = value.full_tensor() if is_distributed(value) else value
                 state[name] = torch.empty_like(expected[name], device=param.device).copy_(whole)

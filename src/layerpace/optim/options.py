@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     nonfinite: str
     max_grad_norm: float | None
     backend: str
+    capturable: bool
 
 
 # Options that mean something to some optimizer of layerpace; in a group of one that does not have them they are errors.
@@ -38,7 +39,7 @@ ELSEWHERE = frozenset(
     {f.name for kind in (*directions.ALL, *rules.ALL, Settings) for f in fields(kind)}
     | {"direction", "momentum", "dampening", "nesterov", "lr_in_velocity", "trust_coefficient", "trust_clip"}
     | {"decay_in_norm", "low_precision"}
-)
+) - {"capturable"}  # torch.optim has it in every group, and so have the checkpoints that move over
 
 
 def only_options(method: str, options: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from layerpace.entries import Settings
 from layerpace.layers import ParameterLayers
 from layerpace.sharding import check_placements
 
@@ -33,6 +34,13 @@ def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
         raise RuntimeError(f"{which} has dtype {param.dtype}; weights must be floating point or complex")
 
 
-def step_device(layers: ParameterLayers, param: Tensor, nonfinite: str = "propagate") -> torch.device:
+def step_device(layers: ParameterLayers, param: Tensor, settings: Settings | None = None) -> torch.device:
     """Where a step count lives: on the host, as in torch, unless the device decides who steps or it differs by row."""
-    return param.device if layers.sizes is not None or nonfinite == "skip" else torch.device("cpu")
+    by_device = settings is not None and (settings.nonfinite == "skip" or settings.capturable)
+    return param.device if layers.sizes is not None or by_device else torch.device("cpu")
+
+
+def captures_graph() -> bool:
+    """Whether what is launched now goes into a CUDA graph."""
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized and torch.cuda.is_current_stream_capturing()
