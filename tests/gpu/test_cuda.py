@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from tests.gpu.common import DEVICE, needs_gpu, waiting_is_an_error
 from tests.methods import NATIVE, Make
 from torch import nn
 
 import layerpace as lp
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = needs_gpu
 
 methods = pytest.mark.parametrize("make", NATIVE.values(), ids=NATIVE)
-
-
-@pytest.fixture
-def waiting_is_an_error() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+backends = pytest.mark.parametrize("backend", ["triton", "reference"])
 
 
 def model_on(device: str) -> nn.Module:
@@ -38,12 +29,24 @@ def set_gradients(model: nn.Module, step: int) -> None:
         p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator).to(p.device)
 
 
+def step_without_waiting(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The first steps put tables and state onto the device; later ones must not wait, whatever gradients they find."""
+    for step in range(4):
+        set_gradients(model, step)
+        if step < 2:
+            optimizer.step()
+        else:
+            with waiting_is_an_error():
+                optimizer.step()
+
+
 @methods
-def test_both_devices_agree(make: Make) -> None:
+@backends
+def test_both_devices_agree(make: Make, backend: str) -> None:
     weights = []
-    for device in ("cpu", "cuda"):
+    for used, device in (("reference", "cpu"), (backend, DEVICE)):
         model = model_on(device)
-        optimizer = make(model.named_parameters())
+        optimizer = make(model.named_parameters(), backend=used)
         for step in range(5):
             set_gradients(model, step)
             optimizer.step()
@@ -52,45 +55,33 @@ def test_both_devices_agree(make: Make) -> None:
 
 
 @methods
+@backends
 @pytest.mark.parametrize(
     "options",
     [{}, {"segments": {"0.weight": 4, "2.weight": [1, 3]}}, {"nonfinite": "skip"}, {"max_grad_norm": 1.0}, {"lr": 0.0}],
     ids=str,
 )
-@pytest.mark.usefixtures("waiting_is_an_error")
-def test_no_step_waits_for_the_device(make: Make, options: dict[str, Any]) -> None:
-    model = model_on("cuda")
-    torch.cuda.set_sync_debug_mode("default")
-    optimizer = make(model.named_parameters(), **options)
-    for step in range(2):  # the first ones put indices and state onto the device
-        set_gradients(model, step)
-        optimizer.step()
-    set_gradients(model, 2)
-    torch.cuda.set_sync_debug_mode("error")
-    optimizer.step()
+def test_no_step_waits_for_the_device(make: Make, backend: str, options: dict[str, Any]) -> None:
+    model = model_on(DEVICE)
+    step_without_waiting(model, make(model.named_parameters(), backend=backend, **options))
 
 
 @methods
-@pytest.mark.parametrize("lr_device", ["cpu", "cuda"])
-@pytest.mark.usefixtures("waiting_is_an_error")
-def test_no_step_waits_for_a_tensor_rate(make: Make, lr_device: str) -> None:
-    model = model_on("cuda")
-    torch.cuda.set_sync_debug_mode("default")
-    optimizer = make(model.named_parameters(), lr=torch.tensor(0.01, device=lr_device))
-    for step in range(2):
-        set_gradients(model, step)
-        optimizer.step()
-    set_gradients(model, 2)
-    torch.cuda.set_sync_debug_mode("error")
-    optimizer.step()
+@backends
+@pytest.mark.parametrize("lr_device", ["cpu", DEVICE])
+def test_no_step_waits_for_a_tensor_rate(make: Make, backend: str, lr_device: str) -> None:
+    model = model_on(DEVICE)
+    lr = torch.tensor(0.01, device=lr_device)
+    step_without_waiting(model, make(model.named_parameters(), backend=backend, lr=lr))
 
 
-def test_grad_scaler_skips_without_waiting() -> None:
-    model = model_on("cuda").float()
-    optimizer = lp.LAMB(model.parameters(), lr=0.01)
-    scaler = torch.amp.GradScaler("cuda", init_scale=4.0)
+@backends
+def test_grad_scaler_skips_a_step(backend: str) -> None:
+    model = model_on(DEVICE).float()
+    optimizer = lp.LAMB(model.parameters(), lr=0.01, backend=backend)
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=4.0)
     before = [p.detach().clone() for p in model.parameters()]
-    scaler.scale(model(torch.full((2, 6), torch.inf, device="cuda")).sum()).backward()
+    scaler.scale(model(torch.full((2, 6), torch.inf, device=DEVICE)).sum()).backward()
     scaler.step(optimizer)
     scaler.update()
     for p, old in zip(model.parameters(), before, strict=True):
@@ -99,25 +90,25 @@ def test_grad_scaler_skips_without_waiting() -> None:
 
 
 @methods
-@pytest.mark.usefixtures("waiting_is_an_error")
-def test_watching_does_not_wait(make: Make) -> None:
-    model = model_on("cuda")
-    optimizer = make(model.named_parameters())
+@backends
+def test_watching_does_not_wait(make: Make, backend: str) -> None:
+    model = model_on(DEVICE)
+    optimizer = make(model.named_parameters(), backend=backend)
     monitor = lp.Monitor(model, optimizer, every=1, out=None, rotation_every=2, second_moment=True)
-    for step in range(5):
-        set_gradients(model, step)
-        optimizer.step()
-    torch.cuda.set_sync_debug_mode("default")
-    assert monitor.run.history.steps == [1, 2, 3, 4, 5]
+    step_without_waiting(model, optimizer)
+    assert monitor.run.history.steps == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_watching_sees_the_same_on_both_devices(foreign: bool) -> None:
+@pytest.mark.parametrize("backend", ["triton", "reference", "foreign"])
+def test_watching_sees_the_same_on_both_devices(backend: str) -> None:
     found = []
-    for device in ("cpu", "cuda"):
+    for used, device in (("reference", "cpu"), (backend, DEVICE)):
         model = model_on(device)
-        kind: Any = torch.optim.AdamW if foreign else lp.LAMB
-        optimizer = kind(model.parameters(), lr=0.01)
+        optimizer: torch.optim.Optimizer
+        if backend == "foreign":
+            optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        else:
+            optimizer = lp.LAMB(model.parameters(), lr=0.01, backend=used)
         monitor = lp.Monitor(model, optimizer, every=1, out=None, rotation_every=1, second_moment=True)
         for step in range(3):
             set_gradients(model, step)
