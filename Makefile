@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Real data for tests and recipes, where it is at hand.
 export LAYERPACE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test check lint types format clean setup data reproduce reproduce-smoke bench bench-peers sanitize arm64
+.PHONY: demo test check lint types format clean setup data reproduce reproduce-smoke bench bench-gpu bench-peers sanitize arm64
 
 setup: .venv/.installed
 
@@ -57,6 +57,10 @@ data: setup
 # Step times of all methods and sweeps, into runs/bench; some of it: make bench BENCH="--parts steps --sets S1 S4".
 bench: setup
 	PYTHONPATH=build/peers $(BIN)/python -m benchmarks $(BENCH)
+
+# The fused GPU step, on a machine that has a GPU: correctness, then timings, into runs/bench-gpu.
+bench-gpu: setup
+	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.gpu $(BENCH)
 
 # The libraries that it compares with, in a folder of their own: the tests' environment stays as it is.
 bench-peers: setup
