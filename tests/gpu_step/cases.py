@@ -11,7 +11,6 @@ from tests.fused.cases import (
     Outcome,
     assert_agree,
     copies,
-    gradient,
     outcome,
     reference_forbidden,
     weights,
@@ -48,11 +47,3 @@ def assert_same(
     else:
         got = played("triton", play, shapes, dtype)
     assert_agree(got, expected, **tolerance)
-
-
-def steps(method: torch.optim.Optimizer, params: Mapping[str, Tensor], count: int, first: int = 0) -> None:
-    """Steps with the gradients of these numbers."""
-    for step in range(first, first + count):
-        for name, p in params.items():
-            p.grad = gradient(name, p, step)
-        method.step()

@@ -14,10 +14,11 @@ from tests.fused.cases import (
     copies,
     optimizer,
     outcome,
+    train,
     weights,
 )
 from tests.gpu_step import DEVICE, needs_triton
-from tests.gpu_step.cases import FEW, assert_same, steps
+from tests.gpu_step.cases import FEW, assert_same
 from torch import Tensor
 
 pytestmark = needs_triton
@@ -34,7 +35,7 @@ def _agree(direction: str, rule: str, dtype: torch.dtype, still: tuple[str, ...]
 
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         method = optimizer(backend, params, DIRECTIONS[direction], rule, **options)
-        steps(method, params, count)
+        train(method, params, count)
         return method
 
     plain = options.get("low_precision") == "plain" and dtype in (torch.bfloat16, torch.float16)
@@ -102,7 +103,7 @@ def test_layers_of_many_chunks(rule: str) -> None:
 
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         method = optimizer(backend, params, DIRECTIONS["adadelta" if rule == "relative L1" else "adam"], rule)
-        steps(method, params, 2)
+        train(method, params, 2)
         return method
 
     assert_same(play, shapes=shapes, forbidden=rule != "trust ratio falling")
@@ -121,7 +122,7 @@ def test_groups_and_dtypes_side_by_side() -> None:
             (names[9:], {"maximize": True, "momentum": 0.9}),
         ):
             method.add_param_group({"params": [(name, params[name]) for name in part], **options})
-        steps(method, params, 3)
+        train(method, params, 3)
         results.append(outcome(start, params, method))
     assert_agree(results[1], results[0])
 
@@ -132,10 +133,10 @@ def test_weights_written_from_outside_count(dtype: torch.dtype) -> None:
 
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         method = optimizer(backend, params, DIRECTIONS["sgd"], "trust ratio")
-        steps(method, params, 1)
+        train(method, params, 1)
         params["17"].data.mul_(1.5)
         params["conv"].data[0] = 0.25
-        steps(method, params, 1, first=1)
+        train(method, params, 1, first=1)
         return method
 
     assert_same(play, dtype=dtype)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fused.cases import DIRECTIONS, gradient, optimizer, run, weights
+from tests.fused.cases import DIRECTIONS, gradient, optimizer, run, train, weights
 from tests.gpu_step import DEVICE, needs_triton
-from tests.gpu_step.cases import FEW, Play, assert_same, played, steps
+from tests.gpu_step.cases import FEW, Play, assert_same, played
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -29,7 +29,7 @@ def rates_on_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def player(direction: str = "adam", rule: str = "trust ratio", **options: Any) -> Play:
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         method = optimizer(backend, params, DIRECTIONS[direction], rule, **options)
-        steps(method, params, 2)
+        train(method, params, 2)
         return method
 
     return play
@@ -107,7 +107,7 @@ def test_a_scale_of_gradients_that_are_clipped(max_grad_norm: float | None) -> N
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         method: Any = optimizer(backend, params, DIRECTIONS["sgd"], "trust ratio", max_grad_norm=max_grad_norm)
         method.grad_scale = torch.tensor(8.0, device=DEVICE)
-        steps(method, params, 2)
+        train(method, params, 2)
         return method
 
     assert_same(play)
@@ -119,9 +119,9 @@ def test_a_learning_rate_on_the_device(dtype: torch.dtype) -> None:
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         lr = torch.tensor(0.0625, dtype=dtype, device=DEVICE)
         method = optimizer(backend, params, DIRECTIONS["adam"], "trust ratio", lr=lr, weight_decay=0.1)
-        steps(method, params, 2)
+        train(method, params, 2)
         lr.fill_(0.25)
-        steps(method, params, 1, first=2)
+        train(method, params, 1, first=2)
         return method
 
     assert_same(play)
@@ -139,7 +139,7 @@ def test_a_step_without_rate_and_gradients_changes_nothing() -> None:
         method.step()
         assert all(float(state["step"].max()) == 0 for state in method.state.values() if state["step"].numel())
         lr.fill_(0.02)
-        steps(method, params, 2)
+        train(method, params, 2)
         return method
 
     assert_same(play)
@@ -163,7 +163,7 @@ def test_one_number_a_row_is_kept_for_every_row() -> None:
 
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         method = optimizer(backend, params, DIRECTIONS["nadam"], "trust ratio", segments={"rows": [70, 1]})
-        steps(method, params, 2)
+        train(method, params, 2)
         return method
 
     assert_same(play, shapes={"rows": (71, 2)})
@@ -176,7 +176,7 @@ def test_monitors_read_the_same() -> None:
         options: dict[str, Any] = {"momentum": 0.9, "nonfinite": "skip"}
         method: Any = optimizer(backend, params, DIRECTIONS["adam"], "trust ratio bounds", **options)
         method._keeper.readers.add(1)
-        steps(method, params, 2)
+        train(method, params, 2)
         params["17"].grad = torch.full_like(params["17"], torch.nan)
         method.step()
         (part,) = method._keeper.plan.parts
@@ -258,7 +258,7 @@ def test_a_step_launches_four_kernels_at_most(
     params["bias"] = torch.zeros(3, device=DEVICE).requires_grad_()
     decay = 0.0 if rule == "rotation" else 0.1  # coupled, it would be an option that excluded tensors do not share
     method: Any = optimizer("triton", params, DIRECTIONS[direction], rule, weight_decay=decay, **options)
-    steps(method, params, 2)
+    train(method, params, 2)
     plan = method._keeper.plan
     for name, p in params.items():
         p.grad = gradient(name, p, 2)

@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.fused.cases import DIRECTIONS, optimizer
+from tests.fused.cases import DIRECTIONS, optimizer, train
 from tests.gpu_step import DEVICE, needs_triton
-from tests.gpu_step.cases import assert_same, steps
+from tests.gpu_step.cases import assert_same
 from torch import Tensor
 
 pytestmark = needs_triton
@@ -117,7 +117,7 @@ def test_the_order_of_tasks_does_not_show(monkeypatch: pytest.MonkeyPatch) -> No
 
     def play(backend: str, params: dict[str, Tensor]) -> torch.optim.Optimizer:
         method = optimizer(backend, params, DIRECTIONS["heavy ball"], "trust ratio")
-        steps(method, params, 2)
+        train(method, params, 2)
         return method
 
     for ahead, large in ((1, 5000), (100, 1)):

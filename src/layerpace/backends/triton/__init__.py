@@ -14,7 +14,6 @@ from torch import Tensor
 from layerpace.backends.programs import fits, has_built_in_clip, known_rule
 from layerpace.backends.protocol import Gate, RowOptions, Work
 from layerpace.backends.triton.library import (
-    MISSING,
     available,
     check_available,
     interprets,
@@ -70,7 +69,6 @@ def step(
 
 
 __all__ = [
-    "MISSING",
     "accumulate",
     "apply",
     "available",

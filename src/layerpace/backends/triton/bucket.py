@@ -131,17 +131,6 @@ class Bucket:
         """Whether the kernels count the steps of this bucket: its step counts are on the device, and t is not known."""
         return self.arrangement.counts and not isinstance(work.t, Tensors)
 
-    def does(self, first: bool, second: bool, reads: bool, fixed: bool, measure: bool, keep: bool) -> int:
-        """The kinds of tasks that there may be; more would cost registers."""
-        whole = first and second
-        some_fixed = whole and (fixed or any(self.arrangement.excluded))
-        found = at.MEASURE.value if second and measure else 0
-        found |= at.KEEP_COUNTS.value if first and keep else 0
-        found |= at.BOTH.value if some_fixed else 0
-        found |= at.FIRST.value if first and not (whole and fixed) else 0
-        found |= at.REDUCE.value if first and (reads or (whole and not fixed)) else 0
-        return found | (at.SECOND.value if second and not (whole and fixed) else 0)
-
     def tensors(self) -> list[Tensor]:
         """All that kernels read and write of this bucket's own."""
         own = [x for x in (*vars(self).values(), *vars(self.arrangement).values()) if isinstance(x, Tensor)]

@@ -78,7 +78,7 @@ def run_tasks(
     traits = directions.TRAITS[bucket.program.number]
     reads, fixed = bool(columns), choices["RULE"] == IDENTITY.value
     keep = bucket.counts(work) or bool(bucket.program.memory)
-    tasks = bucket.arrangement.tasks(
+    tasks, kinds = bucket.arrangement.tasks(
         first=first, second=second, reads=reads, fixed=fixed, measure=work.measure, keep=keep
     )
     if not len(tasks):
@@ -91,7 +91,7 @@ def run_tasks(
         bucket.partial, bucket.measured_partial, bucket.table,
         bucket.measured, bucket.lr_L if lr_L is None else lr_L, bucket.c_L if c_L is None else c_L,
         bucket.b_L if b_L is None else b_L, bucket.ratio_L,
-        TICKET=ticket, DOES=bucket.does(first, second, reads, fixed, work.measure, keep), SPLIT=not (first and second),
+        TICKET=ticket, DOES=kinds, SPLIT=not (first and second),
         HAS_C=has_c, LR_OUTSIDE=velocity is not None and not velocity.lr_inside,
         ALIGNED=bucket.arrangement.aligned, G_ALIGNED=bucket.aligned,
         ORDER=order, WIDTH=len(columns), COUNTS=bucket.counts(work),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -119,13 +121,15 @@ class Arrangement:
         self.aligned = all(x % ALIGNMENT == 0 for place in places for x in place) and all(
             layer.start * item % ALIGNMENT == 0 for layer in self.cut if layer.entries
         )
-        self._tasks: dict[tuple[bool, ...], Tensor] = {}
+        self._tasks: dict[tuple[bool, ...], tuple[Tensor, int]] = {}
 
     def __len__(self) -> int:
         return len(self.cut)
 
-    def tasks(self, *, first: bool, second: bool, reads: bool, fixed: bool, measure: bool, keep: bool) -> Tensor:
-        """The tasks of a launch, int32 [tasks, 2].
+    def tasks(
+        self, *, first: bool, second: bool, reads: bool, fixed: bool, measure: bool, keep: bool
+    ) -> tuple[Tensor, int]:
+        """The tasks of a launch, int32 [tasks, 2], and the kinds of tasks among them: others would cost registers.
 
         Args:
             first, second: which passes it makes; both: a whole step.
@@ -137,13 +141,14 @@ class Arrangement:
         key = (first, second, reads, fixed, measure, keep)
         if key not in self._tasks:
             found = self._order(*key)
-            self._tasks[key] = _table(found or [(0, 0)], torch.int32, self.device)[: len(found)]
+            kinds = reduce(or_, (what for what, _ in found), 0)
+            self._tasks[key] = _table(found or [(0, 0)], torch.int32, self.device)[: len(found)], kinds
         return self._tasks[key]
 
     @property
     def task_tables(self) -> list[Tensor]:
         """Of the launches so far."""
-        return list(self._tasks.values())
+        return [tasks for tasks, _ in self._tasks.values()]
 
     def looks(self) -> Tensor:
         """The tasks of a look at the gradients, int32 [tasks, 2]."""
