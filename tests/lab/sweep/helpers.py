@@ -165,11 +165,13 @@ def workers(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.pid == os.getpid() or process.cwd() != str(folder) or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if "sweep" not in process.cmdline()[3:4]:  # may have ended since: then it is none
                 found.append(process)
         except psutil.Error:
             continue
-    return [process for process in found if process.pid != os.getpid() and "sweep" not in process.cmdline()[3:4]]
+    return found
 
 
 def until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
