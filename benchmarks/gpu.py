@@ -27,10 +27,11 @@ from rich.console import Console
 
 from layerpace.backends import triton
 
-from . import gpu_check, gpu_compiled, gpu_goals, gpu_report, machine
-from .gpu_device import Device, Dry, Gpu
-from .gpu_methods import DRY_SETS, GPU_SETS, OURS, QUICK_SETS, captured, eager, ours
-from .gpu_turns import measure_set, parameters
+from . import machine
+from .cuda import check, compiled, goals, report
+from .cuda.device import Device, Dry, Gpu
+from .cuda.methods import DRY_SETS, GPU_SETS, OURS, QUICK_SETS, captured, eager, ours
+from .cuda.turns import measure_set, parameters
 from .measure import SEED, Effort
 from .methods import UNIT, Method
 
@@ -112,7 +113,7 @@ class Run:
         guard.daemon = True
         guard.start()
         try:
-            self.say(gpu_report.headline(self.results))
+            self.say(report.headline(self.results))
             self.check()
             self.time_sets()
             self.compile()
@@ -125,11 +126,11 @@ class Run:
     def check(self) -> None:
         """Which methods are wrong; those, and what there was no time to check, are left out of the rest."""
         until = self.begun + CHECK_SHARE * self.total
-        found = gpu_check.check(self.device, lambda: time.monotonic() < until, self.note)
+        found = check.check(self.device, lambda: time.monotonic() < until, self.note)
         self.results["correctness"] = found
-        for line in gpu_report.wrong(found):
+        for line in report.wrong(found):
             self.say(line)
-        self.say(gpu_check.summary(found) + "\n")
+        self.say(check.summary(found) + "\n")
         for name, why in found["not_checked"].items():
             self.miss(f"whether {name} is right: {why}")
         checked = found["eager"].keys() & found["graph"].keys()
@@ -172,7 +173,7 @@ class Run:
             for name, why in (measured["skipped"] | measured["failed"]).items():
                 self.miss(f"{name} on {key}, {mode}: {why}")
             self.broken |= any(name in OURS for name in measured["failed"])
-            self.out.print(gpu_report.set_table(key, found, mode), end="\n\n")
+            self.out.print(report.set_table(key, found, mode), end="\n\n")
             self.save()
         self.results["ceiling_at_the_end"] = self.device.copy_bandwidth()
 
@@ -188,13 +189,13 @@ class Run:
             return
         self.note(f"torch.compile of the reference, at most {limit:.0f} s")
         self.device.free_bytes()  # what torch holds but nobody uses goes back to the device
-        found = self.results["compiled"] = gpu_compiled.run(limit, self.device.dry)
+        found = self.results["compiled"] = compiled.run(limit, self.device.dry)
         if "failed" in found and isinstance(found["failed"], str):
             self.miss(f"torch.compile of the reference: {found['failed']}")
         else:
             for name, why in (found["skipped"] | found["failed"]).items():
                 self.miss(f"{name} in the process of torch.compile: {why}")
-            self.out.print(gpu_report.compiled_table(found), end="\n\n")
+            self.out.print(report.compiled_table(found), end="\n\n")
         self.save()
 
     def count_launches(self) -> None:
@@ -218,7 +219,7 @@ class Run:
                     else:
                         counted.setdefault(where, {})[method.name] = count
         if counted:
-            self.out.print(gpu_report.launch_table(counted), end="\n\n")
+            self.out.print(report.launch_table(counted), end="\n\n")
         for why in dict.fromkeys(reasons.values()):
             self.miss(f"launches of {sum(reason == why for reason in reasons.values())} steps: {why}")
         self.save()
@@ -236,11 +237,11 @@ class Run:
     def finish(self) -> None:
         """The goals, the picture, and what was left out."""
         results = self.results
-        results["goals"] = gpu_goals.judge(results)
+        results["goals"] = goals.judge(results)
         results["seconds"] = round(time.monotonic() - self.begun, 1)
         if results["goals"]:
-            self.out.print(gpu_report.goal_table(results["goals"]), end="\n\n")
-        why = gpu_report.draw(results, self.options.out / "gpu.png")
+            self.out.print(report.goal_table(results["goals"]), end="\n\n")
+        why = report.draw(results, self.options.out / "gpu.png")
         if why is None:
             self.say(f"picture: {self.options.out / 'gpu.png'}")
         else:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import gpu, gpu_check, gpu_compiled, gpu_goals, gpu_report, traffic
-from benchmarks.gpu_device import Dry, Gpu, count_launches
-from benchmarks.gpu_methods import DRY_SETS, GPU_SETS, LARGE, OTHERS, OURS, captured, eager, least_bytes
-from benchmarks.gpu_turns import Turns, measure_set
+from benchmarks import traffic
+from benchmarks.cuda import check, compiled, goals, report
+from benchmarks.cuda.device import Dry, Gpu, count_launches
+from benchmarks.cuda.methods import DRY_SETS, GPU_SETS, LARGE, OTHERS, OURS, captured, eager, least_bytes
+from benchmarks.cuda.turns import Turns, measure_set
+from benchmarks.gpu import main
 from benchmarks.measure import Effort
 from benchmarks.methods import BY_NAME, UNIT, Method
 
@@ -26,18 +28,19 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 ONE_WRONG = """
 import sys
 import layerpace as lp
-from benchmarks import gpu, gpu_check, gpu_compiled, gpu_methods
+from benchmarks import gpu
+from benchmarks.cuda import check, compiled, methods
 
 class Wrong(lp.LAMBC):
     def __init__(self, params, lr, **options):
         super().__init__(params, lr * (1.01 if options["backend"] == "triton" else 1.0), **options)
 
 lp.LAMBC = Wrong
-ours = gpu_methods.ours
+ours = methods.ours
 two = lambda *a, **o: [m for m in ours(*a, **o) if m.name in ("LAMBC", "SGD momentum")]
-gpu.ours = gpu_check.ours = gpu_methods.ours = two
-gpu_check.UNTIMED.clear()
-gpu_compiled.run = lambda limit, dry: {"failed": "left out"}
+gpu.ours = check.ours = methods.ours = two
+check.UNTIMED.clear()
+compiled.run = lambda limit, dry: {"failed": "left out"}
 sys.exit(gpu.main(sys.argv[1:]))
 """
 
@@ -105,7 +108,7 @@ def test_a_wrong_method_is_reported_and_not_timed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device_one_line_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert gpu.main(["--out", str(tmp_path)]) == 1
+    assert main(["--out", str(tmp_path)]) == 1
     assert capsys.readouterr().out.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
@@ -113,13 +116,13 @@ def test_verdicts() -> None:
     start = [torch.ones(4), torch.zeros(3)]
     exact = [torch.full((4,), 1.5).double(), torch.full((3,), 0.25).double()]
 
-    def judged(second: float) -> gpu_check.Verdict:
-        return gpu_check.judge([torch.full((4,), 1.5), torch.full((3,), second)], exact, start, 5, 1e-3)
+    def judged(second: float) -> check.Verdict:
+        return check.judge([torch.full((4,), 1.5), torch.full((3,), second)], exact, start, 5, 1e-3)
 
     assert judged(0.25).right and judged(0.25).error == 0
     assert not judged(0.251).right and judged(0.251).error == pytest.approx(0.004, rel=1e-3)
     assert not judged(float("nan")).right
-    still = gpu_check.judge(start, [x.double() for x in start], start, 5, 1e-3)
+    still = check.judge(start, [x.double() for x in start], start, 5, 1e-3)
     assert not still.right and "shows nothing" in still.why
 
 
@@ -136,31 +139,31 @@ def made(*, share: float, ratio: float, us: float, kernels: int) -> dict[str, An
 
 def met(results: dict[str, Any]) -> dict[str, set[bool | None]]:
     found: dict[str, set[bool | None]] = {}
-    for goal in gpu_goals.judge(results):
+    for goal in goals.judge(results):
         found.setdefault(goal["kind"], set()).add(goal["met"])
     return found
 
 
 def test_goals_have_both_outcomes() -> None:
-    kinds = {gpu_goals.BANDWIDTH, gpu_goals.BYTES, gpu_goals.LAUNCHES, gpu_goals.FLOOR}
+    kinds = {goals.BANDWIDTH, goals.BYTES, goals.LAUNCHES, goals.FLOOR}
     good = made(share=0.90, ratio=1.02, us=100.0, kernels=3)  # floor 90: at most 118
     assert met(good) == {kind: {True} for kind in kinds}
-    assert len(gpu_goals.judge(good)) == 4 + 4 * 2 * len(OURS) + 2 * len(OURS)
+    assert len(goals.judge(good)) == 4 + 4 * 2 * len(OURS) + 2 * len(OURS)
     bad = made(share=0.7, ratio=1.03, us=100.0, kernels=4)  # floor 70: at most 94
     assert met(bad) == {kind: {False} for kind in kinds}
-    assert gpu_report.goal_table(gpu_goals.judge(bad)).row_count == 4
+    assert report.goal_table(goals.judge(bad)).row_count == 4
 
 
 def test_goals_without_figures_are_not_met_and_not_missed() -> None:
     found = met({"sets": {}, "launches": {"counted": {}}})
-    assert found == {gpu_goals.BANDWIDTH: {None}, gpu_goals.FLOOR: {None}}
+    assert found == {goals.BANDWIDTH: {None}, goals.FLOOR: {None}}
 
 
 def test_more_bytes_may_take_longer_and_fewer_may_not() -> None:
     results = made(share=0.9, ratio=1.4, us=100.0, kernels=3)
     rows = results["sets"]["S1"]["modes"]["eager"]["methods"]
     rows["LAMB"]["bytes_per_entry"], rows["Layca"]["bytes_per_entry"] = 40.0, 20.0
-    outcome = {g["method"]: g["met"] for g in gpu_goals.judge(results) if g["where"] == "S1, eager"}
+    outcome = {g["method"]: g["met"] for g in goals.judge(results) if g["where"] == "S1, eager"}
     assert outcome["LAMB"] and not outcome["Layca"] and not outcome["Adam"]
 
 
@@ -204,7 +207,7 @@ def test_what_breaks_is_named_and_the_others_go_on() -> None:
 
 @pytest.mark.slow
 def test_the_compiled_reference_is_timed() -> None:
-    found = gpu_compiled.run(300.0, dry=True)
-    assert set(found["methods"]) == {UNIT, gpu_compiled.PLAIN, gpu_compiled.COMPILED}, found
+    found = compiled.run(300.0, dry=True)
+    assert set(found["methods"]) == {UNIT, compiled.PLAIN, compiled.COMPILED}, found
     assert found["graphs"] >= 1 and found["compiling_s"] > 0 and not found["failed"]
-    assert gpu_report.compiled_table(found).row_count == 3
+    assert report.compiled_table(found).row_count == 3

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 import layerpace as lp
 
-from .gpu_device import Device
-from .gpu_methods import ours
-from .shapes import Shapes
+from ..shapes import Shapes
+from .device import Device
+from .methods import ours
 
 BOOST = 1e4  # of the learning rates that are timed: 1e-2 of the weights, or 1e-2 a step of Adam
 WEIGHT_RMS, GRADIENT_RMS = 0.05, 0.02

@@ -15,10 +15,10 @@ from torch import Tensor
 
 import layerpace as lp
 
-from . import traffic
-from .methods import BY_NAME, DECAY, LR, UNIT, Method
-from .shapes import SETS, ParameterSet, Shapes
-from .traffic import Traffic
+from .. import traffic
+from ..methods import BY_NAME, DECAY, LR, UNIT, Method
+from ..shapes import SETS, ParameterSet, Shapes
+from ..traffic import Traffic
 
 
 def gpt_1b3() -> Shapes:

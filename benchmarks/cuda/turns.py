@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from . import memory
-from .gpu_device import Device, Step, state_bytes
-from .gpu_methods import least_bytes
-from .measure import GRADIENT_RMS, LARGEST_DRIFT, SEED, WEIGHT_RMS, Effort, figures
-from .methods import UNIT, Method
-from .shapes import ParameterSet, Shapes
+from .. import memory
+from ..measure import GRADIENT_RMS, LARGEST_DRIFT, SEED, WEIGHT_RMS, Effort, figures
+from ..methods import UNIT, Method
+from ..shapes import ParameterSet, Shapes
+from .device import Device, Step, state_bytes
+from .methods import least_bytes
 
 SHARE_OF_MEMORY = 0.92  # of what is free on the device, for weights and states
 FEWEST_ROUNDS = 3  # with fewer there are no quartiles

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .gpu_methods import LARGE, OURS
-from .methods import UNIT
+from ..methods import UNIT
+from .methods import LARGE, OURS
 
 LEAST_SHARE = 0.90  # of the copy's bandwidth, on the large set
 BANDWIDTH_BOUND = ("LAMB", "LARS", "PercentDelta", "Layca")

@@ -20,14 +20,14 @@ from torch.optim import Optimizer
 
 import layerpace as lp
 
-from . import traffic
-from .gpu_device import Device, Dry, Gpu
-from .gpu_methods import DRY_SETS, GPU_SETS, SMALL
-from .gpu_turns import measure_set
-from .measure import Effort
-from .methods import BY_NAME, DECAY, LR, UNIT, Method
+from .. import traffic
+from ..measure import Effort
+from ..methods import BY_NAME, DECAY, LR, UNIT, Method
+from .device import Device, Dry, Gpu
+from .methods import DRY_SETS, GPU_SETS, SMALL
+from .turns import measure_set
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MARK = "compiled: "
 WARM = 16  # steps of the compiled function before it is timed: torch compiles again where its guesses fail
 PLAIN, COMPILED = "LAMB, reference", "LAMB, reference, torch.compile"
@@ -35,7 +35,7 @@ PLAIN, COMPILED = "LAMB, reference", "LAMB, reference, torch.compile"
 
 def run(limit_s: float, dry: bool) -> dict[str, Any]:
     """What `main` prints, from another process; {"failed": why} if it fails or takes longer than ``limit_s``."""
-    command = [sys.executable, "-m", "benchmarks.gpu_compiled", *["--dry-run"] * dry]
+    command = [sys.executable, "-m", "benchmarks.cuda.compiled", *["--dry-run"] * dry]
     begun = time.monotonic()
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

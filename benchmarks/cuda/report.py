@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from .gpu_goals import LEAST_SHARE
-from .gpu_methods import OTHERS, OURS
+from .goals import LEAST_SHARE
+from .methods import OTHERS, OURS
 
 MODES = {"eager": "by calls", "graph": "by replays of a CUDA graph"}
 COLOURS = {"eager": "#E69F00", "graph": "#0072B2"}  # of Okabe and Ito, which colour-blind readers tell apart
