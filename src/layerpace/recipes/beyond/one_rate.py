@@ -13,10 +13,10 @@ from ..recipe import Claim, Data, Finding, Recipe
 from ..statistics import above, below, difference
 from .one_rate_cells import EXTRA, LAYERWISE
 from .one_rate_pictures import draw
-from .one_rate_runs import counted, kept_scores, losses, measure, runs
+from .one_rate_runs import by_seed, counted, kept_scores, losses, measure, runs
 
 PLAIN = ("SGD", "AdamW")
-PAIRED = "paired by cell, each a mean over seeds: 95% interval"
+PAIRED = "means over the cells, paired by seed: 95% interval"
 WHERE = "one rate for all"
 
 CLAIMS = (
@@ -52,10 +52,6 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def mean_of(rows: Sequence[Sequence[float]]) -> list[float]:
-    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
-
-
 def ends(data: Data, names: Sequence[str]) -> str:
     """Which of these methods have cells whose own best rate is at an end of the grid: their loss may be larger."""
     cells = {name: counted(data, [cell in data["methods"][name]["at_end"] for cell in data["cells"]]) for name in names}
@@ -69,8 +65,8 @@ def judge(data: Data) -> list[Finding]:
     findings = []
     for claim in CLAIMS:
         if claim.key == "accuracy":
-            kept_at = {name: counted(data, kept_scores(data, name)) for name in (*there, "AdamW")}
-            gain = difference(mean_of([kept_at[name] for name in there]), kept_at["AdamW"])
+            kept_at = {name: by_seed(counted(data, kept_scores(data, name))) for name in (*there, "AdamW")}
+            gain = difference(by_seed([kept_at[name] for name in there]), kept_at["AdamW"])
             findings.append(Finding(claim, above(gain), f"{gain.text(100)} points{ends(data, (*there, 'AdamW'))}"))
             continue
         first, other = claim.key.split("-")
@@ -79,8 +75,8 @@ def judge(data: Data) -> list[Finding]:
         if not set(some) <= set(there):
             findings.append(Finding(claim, "not decided", "not run at this scale"))
             continue
-        ours = mean_of([counted(data, losses(data, name, kept), kept) for name in some])
-        theirs = counted(data, losses(data, titles[other], kept), kept)
+        lost = {name: by_seed(counted(data, losses(data, name, kept), kept)) for name in (*some, titles[other])}
+        ours, theirs = by_seed([lost[name] for name in some]), lost[titles[other]]
         found = difference(ours, theirs)
         means = f"{100 * statistics.fmean(ours):.2f} against {100 * statistics.fmean(theirs):.2f}"
         text = f"{means} points: {found.text(100)}{ends(data, (*some, titles[other]))}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...monitors.plots.style import METHOD_COLOURS, new_figure, tidy
 from ..recipe import Data
 from .one_rate_cells import LAYERWISE, families
-from .one_rate_runs import counted, kept_scores, losses
+from .one_rate_runs import by_seed, counted, kept_scores, losses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def draw_family(axes: Axes, data: Data, family: str, members: list[str]) -> None
     inner = [name for name in members if name not in data["extra"]]
     extra = [name for name in members if name in data["extra"]]
     for number, method in enumerate(data["methods"]):
-        values = [100 * value for value in losses(data, method, "average")]
+        values = [100 * statistics.fmean(of) for of in losses(data, method, "average")]
         how: dict[str, Any] = {"color": METHOD_COLOURS[number % len(METHOD_COLOURS)], "marker": "o", "markersize": 4}
         dash = "-" if method in LAYERWISE else "--"
         line = [values[names.index(name)] for name in inner]
@@ -66,12 +66,12 @@ def draw_means(axes: Axes, data: Data) -> None:
     """Mean loss of each method for both choices of its one rate, and its accuracy at the first."""
     names = list(data["methods"])
     for kept, shift, colour in (("average", -0.2, METHOD_COLOURS[0]), ("base", 0.2, METHOD_COLOURS[5])):
-        heights = [100 * statistics.fmean(counted(data, losses(data, name, kept), kept)) for name in names]
+        heights = [100 * statistics.fmean(by_seed(counted(data, losses(data, name, kept), kept))) for name in names]
         places = [place + shift for place in range(len(names))]
         said = "best on average" if kept == "average" else "best in the base cell (over the others)"
         axes.bar(places, heights, 0.38, color=colour, label=f"the rate that is {said}")
-    kept_at = [f"{name}\n{100 * statistics.fmean(counted(data, kept_scores(data, name))):.1f}%" for name in names]
-    axes.set_xticks(range(len(names)), kept_at, fontsize=8)
+    kept_at = {name: statistics.fmean(by_seed(counted(data, kept_scores(data, name)))) for name in names}
+    axes.set_xticks(range(len(names)), [f"{name}\n{100 * at:.1f}%" for name, at in kept_at.items()], fontsize=8)
     axes.set_ylabel("mean loss, points")
     axes.set_title("mean over cells (below: accuracy at the rate that is best on average)", fontsize=10)
     axes.legend(frameon=False, fontsize=8)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..recipe import Data, Request, Scale
 from ..records import Record, Records
 from .one_rate_cells import CLASSES, EXTRA, METHODS, SMOKE_METHODS, cells, rates
+
+T = TypeVar("T")
 
 
 def methods(scale: Scale) -> tuple[str, ...]:
@@ -34,14 +36,20 @@ def score(record: Record, key: str, classes: int) -> float:
     return 1 / classes if record.diverged else float(record.result[key])
 
 
-def scores(scale: Scale, records: Records, method: str, grid: Sequence[float], key: str) -> list[list[float]]:
-    """Cell by cell and rate by rate, means over seeds; ``key``: "validation" or "test"."""
+def scores(scale: Scale, records: Records, method: str, grid: Sequence[float], key: str) -> list[list[list[float]]]:
+    """Cell by cell, rate by rate, seed by seed; ``key``: "validation" or "test"."""
     found = []
     for name, cell in cells(scale).items():
         runs_of = [records.of([request(scale, method, cell, lr, seed) for seed in seeds(scale)]) for lr in grid]
         classes = CLASSES.get(name, 10)
-        found.append([round(statistics.fmean(score(r, f"{key}_score", classes) for r in of), 4) for of in runs_of])
+        found.append([[round(score(r, f"{key}_score", classes), 4) for r in of] for of in runs_of])
     return found
+
+
+def chosen_by(scale: Scale, records: Records, method: str, grid: Sequence[float]) -> list[list[float]]:
+    """Validation accuracy, cell by cell and rate by rate, means over seeds."""
+    found = scores(scale, records, method, grid, "validation")
+    return [[round(statistics.fmean(of), 4) for of in row] for row in found]
 
 
 def best_place(row: Sequence[float]) -> int:
@@ -60,7 +68,7 @@ def grown(scale: Scale, records: Records, method: str) -> tuple[int, int]:
                  for s in seeds(scale)]  # fmt: skip
         if not records.have(asked):
             return lower, higher
-        own = {best_place(row) for row in scores(scale, records, method, grid, "validation")}
+        own = {best_place(row) for row in chosen_by(scale, records, method, grid)}
         more = (int(0 in own and lower < further), int(len(grid) - 1 in own and higher < further))
         if more == (0, 0):
             return lower, higher
@@ -83,15 +91,16 @@ def measure(scale: Scale, records: Records) -> Data:
     """{"methods": {title: {"lr", "validation", "test", "own", "average", "base", "at_end"}}, "cells": names, "extra",
     "seeds"}.
 
-    ``validation`` and ``test`` hold, cell by cell and rate by rate, means over seeds. ``own`` holds the place in ``lr``
-    of each cell's best rate, ``average`` that of the best one on average over cells without ``extra``, ``base`` that of
-    the base cell's. ``at_end`` names the cells whose own best is the first or last of ``lr``, as far as it has grown.
+    ``validation`` holds, cell by cell and rate by rate, means over seeds; ``test`` the accuracy of each seed. ``own``
+    holds the place in ``lr`` of each cell's best rate, ``average`` that of the best one on average over cells without
+    ``extra``, ``base`` that of the base cell's. ``at_end`` names the cells whose own best is the first or last of
+    ``lr``, as far as it has grown.
     """
     names = list(cells(scale))
     found: dict[str, Any] = {}
     for method in methods(scale):
         grid = rates(scale, method, *grown(scale, records, method))
-        validation = scores(scale, records, method, grid, "validation")
+        validation = chosen_by(scale, records, method, grid)
         own = [best_place(row) for row in validation]
         counted = [row for row, name in zip(validation, names, strict=True) if name != EXTRA]
         found[method] = {
@@ -106,19 +115,25 @@ def measure(scale: Scale, records: Records) -> Data:
     return {"methods": found, "cells": names, "extra": [EXTRA], "seeds": len(seeds(scale))}
 
 
-def losses(data: Data, method: str, kept: str) -> list[float]:
-    """Test accuracy at each cell's own best rate minus that at the kept one ("average" or "base")."""
+def losses(data: Data, method: str, kept: str) -> list[list[float]]:
+    """Test accuracy at each cell's own best rate minus that at the kept one ("average" or "base"), seed by seed."""
     found = data["methods"][method]
-    return [row[own] - row[found[kept]] for row, own in zip(found["test"], found["own"], strict=True)]
+    pairs = [(row[own], row[found[kept]]) for row, own in zip(found["test"], found["own"], strict=True)]
+    return [[best - other for best, other in zip(*pair, strict=True)] for pair in pairs]
 
 
-def kept_scores(data: Data, method: str) -> list[float]:
-    """Test accuracy of each cell at the rate that is best on average."""
+def kept_scores(data: Data, method: str) -> list[list[float]]:
+    """Test accuracy of each cell at the rate that is best on average, seed by seed."""
     found = data["methods"][method]
-    return [row[found["average"]] for row in found["test"]]
+    return [list(row[found["average"]]) for row in found["test"]]
 
 
-def counted(data: Data, values: Sequence[float], kept: str = "average") -> list[float]:
+def counted(data: Data, values: Sequence[T], kept: str = "average") -> list[T]:
     """Those of the cells that a claim is about: no extra ones, and not the base cell where its rate is the one kept."""
     left_out = [*data["extra"], *(["base"] if kept == "base" else [])]
     return [value for name, value in zip(data["cells"], values, strict=True) if name not in left_out]
+
+
+def by_seed(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of these rows, cells or methods, for each seed."""
+    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
