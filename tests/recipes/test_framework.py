@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from layerpace.lab.sweep.driver import Driver, Silent
 from layerpace.lab.sweep.runner import Runner
 from layerpace.lab.sweep.runs import Runs
 from layerpace.recipes import command, making, page, registry, results
-from layerpace.recipes.recipe import PAPERS, SCALES, Recipe, Scale
+from layerpace.recipes.recipe import PAPERS, SCALES, Claim, Finding, Recipe, Scale
 from layerpace.recipes.search import Staged
 
 from . import toy
@@ -89,6 +90,30 @@ def test_kept_data_are_judged_and_drawn_again(made: Recipe, capsys: pytest.Captu
     again = json.loads(path.read_text())
     assert again["findings"][0]["verdict"] == "does not hold"
     assert again["date"] == document["date"] and path.with_suffix(".png").exists()
+
+
+def test_a_test_that_came_after_results_has_its_date(
+    made: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "toy", "--scale", "cpu", "--results", "kept"]
+    cli.dispatch(command)
+    reworded = dataclasses.replace(toy.CLAIM, says="good is the better one")
+    changed, added = (dataclasses.replace(toy.CLAIM, key=key, test="another") for key in (toy.CLAIM.key, "added"))
+
+    def found(*claims: Claim) -> list[str]:
+        """Since when the tests stand, once the recipe has these claims and the result was judged again."""
+        judge = lambda data: [Finding(claim, "holds", "") for claim in claims]  # noqa: E731
+        recipe = dataclasses.replace(made, claims=claims, judge=judge)
+        monkeypatch.setattr(registry, "recipes", lambda: {"toy": recipe})
+        cli.dispatch([*command, "--redraw"])
+        return [one.get("since", "") for one in json.loads(Path("kept/toy/cpu.json").read_text())["findings"]]
+
+    today = datetime.now(UTC).date().isoformat()
+    assert found(toy.CLAIM) == [""] and found(reworded) == [""]
+    assert found(reworded, added) == ["", today]
+    assert found(changed, added) == [today, today]
+    assert page.write(Path("kept"), [made]).read_text().count(f"*another* (this test is of {today}") == 2
+    capsys.readouterr()
 
 
 def test_what_was_made_stays_as_it_was(made: Recipe, capsys: pytest.CaptureFixture[str]) -> None:

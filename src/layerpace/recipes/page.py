@@ -13,7 +13,7 @@ from pathlib import Path
 from ..lab.records import make_folder
 from ..lab.records import write as write_file
 from .making import Made
-from .recipe import PAPERS, Recipe, Verdict
+from .recipe import PAPERS, Finding, Recipe, Verdict
 from .results import Saved, all_of
 from .show import duration
 
@@ -28,10 +28,15 @@ COUNTED: dict[Verdict, str] = {"holds": "hold", "does not hold": "do not hold", 
 INTRODUCTION = """# Results: do the papers' claims hold here?
 
 Made by `layerpace reproduce`; this page by `layerpace reproduce --page --results docs/results`. A claim is decided by
-the test that stands with its recipe; where a test was changed after a look at results, the recipe's text says so. "Not
+the test that stands with its recipe; where a test was changed after a look at results, it says so. "Not
 decided" means that the interval has both answers in it, or that nothing was there to decide by. Scale "cpu" is smaller
 than the papers (less data, narrower networks, fewer epochs: see each setup), and CIFAR-10 went through JPEG once, so
 relations between methods can be compared with the papers, and absolute figures cannot.
+
+± is the standard deviation over seeds; [a, b] is the 95% interval of a mean over seeds. Layer rotation: ρ(0) is Layca's
+first rate, the tangent of the angle by which a layer turns in a step; α spreads it over the layers (below 0 the first
+turn fastest). In the pictures η is a test accuracy, η* that of Layca. SGD_AMom is SGD with Adam's momentum, L2 weight
+decay.
 """
 
 
@@ -85,7 +90,7 @@ def section(results: Path, saved: Saved) -> str:
     """One result: the picture, its setup, its tests, what was written of it, where and how it was made."""
     recipe, made = saved.recipe, saved.made
     written = results / recipe.name / ANALYSIS
-    tests = "\n".join(f"- {finding.claim.says} *{finding.claim.test}*" for finding in saved.findings)
+    tests = "\n".join(f"- {found.claim.says} *{found.claim.test}*{since(found)}" for found in saved.findings)
     parts = [
         f'<a id="{anchor(saved)}"></a>\n### {recipe.title} ({", ".join(recipe.shows)}; {saved.scale})',
         f"![{recipe.title}]({saved.picture})",
@@ -97,11 +102,18 @@ def section(results: Path, saved: Saved) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def since(found: Finding) -> str:
+    return f" (this test is of {found.since}, when there were results already)" if found.since else ""
+
+
 def how(made: Made) -> str:
     """Runs, time, hardware, commits and date in a line."""
     time = f"{duration(made.run_seconds)} of training in {duration(made.wall_seconds)}"
     runs = f"{made.runs} run{'s' * (made.runs != 1)}, {time}, " if made.runs else ""
-    places = [f"{one['cores']} cores of {one['cpu']}, torch {one['torch']}" for one in made.machines]
+    places = [
+        f"a run on {one['cores']} core{'s' * (one['cores'] != 1)} of {one['cpu']}, torch {one['torch']}"
+        for one in made.machines
+    ]
     gpus = [f"{one['gpu']}, " for one in made.machines if "gpu" in one]
     commits = f"commit{'s' * (len(made.commits) > 1)} {', '.join(made.commits)}"
     return f"{runs}{''.join(dict.fromkeys(gpus))}{'; '.join(dict.fromkeys(places))}; {commits}; {made.date[:10]}"

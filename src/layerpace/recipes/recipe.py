@@ -83,11 +83,14 @@ class Finding:
 
     Attributes:
         ours: our figures, beside the paper's.
+        since: date (UTC) of the claim's test, where it was added or changed when there were results already; "": it was
+            stated before them.
     """
 
     claim: Claim
     verdict: Verdict
     ours: str
+    since: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """What is kept of a recipe: RESULTS/NAME/SCALE.json and SCALE.png.
 
 The JSON holds the data that all claims are judged by and the figure is drawn from, how they were made, and what was
-found at the time: the setup, the tests and the verdicts, which later changes of the recipe do not touch.
+found at the time: the setup, the tests and the verdicts, which later changes of the recipe do not touch. A test that is
+new or another when a result is judged again has the date of that, so that none passes for one stated beforehand.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +51,16 @@ class Saved:
 def save(results: Path, saved: Saved) -> Path:
     """Write the JSON and the picture, each whole or not at all; the folder that they are in.
 
+    Tests that the result which was there until now had not, or had otherwise, get today's date.
+
     Raises:
         LabError: the picture cannot be drawn; nothing is written then.
     """
     recipe, folder = saved.recipe, results / saved.recipe.name
+    before = None
+    with suppress(LabError):  # one that cannot be read is replaced
+        before = load(results, recipe, saved.scale)
+    findings = saved.findings if before is None else dated(saved.findings, before.findings)
     try:
         buffer = io.BytesIO()
         recipe.draw(saved.data).savefig(buffer, dpi=DPI, format="png")
@@ -62,13 +72,30 @@ def save(results: Path, saved: Saved) -> Path:
         "setup": saved.setup,
         "version": saved.version,
         **asdict(saved.made),
-        "findings": [{**asdict(f.claim), "ours": f.ours, "verdict": f.verdict} for f in saved.findings],
+        "findings": [to_dict(found) for found in findings],
         "data": saved.data,
     }
     make_folder(folder)
     write(folder / f"{saved.scale}.png", buffer.getvalue())
     write(folder / f"{saved.scale}.json", to_json(kept, indent=1) + "\n")
     return folder
+
+
+def dated(findings: Iterable[Finding], before: Iterable[Finding]) -> list[Finding]:
+    """Findings that say since when their tests stand, if these came before."""
+    earlier = {found.claim.key: found for found in before}
+    today = datetime.now(UTC).date().isoformat()
+
+    def since(found: Finding) -> str:
+        old = earlier.get(found.claim.key)
+        return old.since if old is not None and old.claim.test == found.claim.test else today
+
+    return [replace(found, since=since(found)) for found in findings]
+
+
+def to_dict(found: Finding) -> dict[str, Any]:
+    late = {"since": found.since} if found.since else {}
+    return {**asdict(found.claim), "ours": found.ours, "verdict": found.verdict, **late}
 
 
 def load(results: Path, recipe: Recipe, scale: str) -> Saved | None:
@@ -93,7 +120,7 @@ def load(results: Path, recipe: Recipe, scale: str) -> Saved | None:
 
 def finding(found: dict[str, Any]) -> Finding:
     claim = Claim(**{name: found[name] for name in Claim.__dataclass_fields__})
-    return Finding(claim, found["verdict"], found["ours"])
+    return Finding(claim, found["verdict"], found["ours"], found.get("since", ""))
 
 
 def all_of(results: Path, recipe: Recipe) -> list[Saved]:
