@@ -280,9 +280,9 @@ def test_pictures_have_the_papers_panels() -> None:
     assert all(axes.get_yscale() == "log" for axes in figure.axes[3:6])
     two = FIGURE_2.draw(bounds(dict.fromkeys((*BOUNDS, NONE), UP)))
     assert len(two.axes) == 3 and len(two.axes[0].get_lines()) == 5
-    four = ADAPTIVE_BOUNDS.draw(bounds(dict.fromkeys(COMPARED, UP)))
-    assert len(four.axes) == 4
-    for axes in four.axes[0], four.axes[2], four.axes[3]:
+    five = ADAPTIVE_BOUNDS.draw(bounds(dict.fromkeys(COMPARED, UP)))
+    assert len(five.axes) == 5
+    for axes in (five.axes[0], *five.axes[2:]):
         assert len({line.get_color() for line in axes.get_lines()[: len(COMPARED)]}) == len(COMPARED) == 6
     three = FIGURE_3.draw(bounds({"1": UP, NONE: LOW}) | {"made": True})
     assert "width 16 on MADE" in cast("Any", three).get_suptitle()

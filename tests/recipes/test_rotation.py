@@ -94,10 +94,11 @@ def seeds_by_method(name: str, scale: Scale) -> dict[str, set[int]]:
 def test_what_is_said_to_be_on_par_has_five_seeds() -> None:
     five, six = seeds_by_method("rotation-figure-5", CPU), seeds_by_method("rotation-figure-6", CPU)
     assert {method: len(seeds) for method, seeds in {**five, **six}.items()} == {
-        "layca": 3, "rmsprop:alpha=0.9": 5, "adam": 3, "sgd:momentum=0": 3, "rmsprop+rotation:alpha=0.9": 3,
+        "layca": 5, "rmsprop:alpha=0.9": 5, "adam": 3, "sgd:momentum=0": 3, "rmsprop+rotation:alpha=0.9": 5,
         "layca:direction=adam": 5, "layca:direction=ema_momentum": 5,
     }  # fmt: skip
-    assert len(five["layca"]) == 5  # of the best rate; figure 6 has three at 3^-3
+    eight = seeds_by_method("rotation-figure-8", CPU)
+    assert {method: len(seeds) for method, seeds in eight.items()} == {"layca": 5, "sgd+limited_norm": 5}
     assert set(map(len, seeds_by_method("rotation-c10-cnn1", Scale("paper")).values())) == {5}
 
 
@@ -246,7 +247,15 @@ def verdicts(name: str, data: Data) -> dict[str, str]:
 
 def test_figure_4_is_judged_by_intervals() -> None:
     found = verdicts("rotation-figure-4", figure_4([0.60, 0.61, 0.60], [0.70, 0.70, 0.695]))
+    own = {key: found.pop(key) for key in ("as-high", "as-uniform")}
     assert set(found.values()) == {"holds"}
+    assert set(own.values()) == {"does not hold"}  # above SGD's, and far from Layca's
+    data = figure_4([0.60, 0.61, 0.60], [0.70, 0.70, 0.695])
+    for field in ("height", "spread"):
+        near = [value * 1.05 for value in data["tasks"][0]["variants"]["layca"][field]]
+        data["tasks"][0]["variants"]["sgd-l2"][field] = near
+    again = verdicts("rotation-figure-4", data)
+    assert (again["as-high"], again["as-uniform"]) == ("holds", "holds")
     found = verdicts("rotation-figure-4", figure_4([0.80, 0.81, 0.80], [0.60, 0.61, 0.60]))
     assert (found["sgd"], found["l2"], found["par"]) == ("does not hold",) * 3
     found = verdicts("rotation-figure-4", figure_4([0.60, 0.80, 0.70], [0.70, 0.60, 0.80]))

@@ -12,7 +12,7 @@ from ..recipe import Claim, Data, Finding, Recipe, Request, Scale, Verdict
 from ..records import Records
 from ..statistics import Interval, above, below, difference, every, interval, percent
 from . import pictures
-from .measures import outcome, without
+from .measures import KINDS, outcome, without
 from .runs import BOUNDS, NONE, finished, network, planned, setting
 from .table import PAIRED, POINTS, SHARE
 
@@ -62,7 +62,7 @@ BOUNDS_HELP = Claim(
 NOT_AS_FIXED = Claim(
     key="adabound-below-fixed",
     where="section 3",
-    says="They are not as good as the fixed bound of 1.",
+    says="AdaBound's tightening bounds on the ratio are not as good as the fixed bound of 1.",
     test=f"Difference of the mean test accuracies of the last quarter, {PAIRED} below 0.",
 )
 FALLING = Claim(
@@ -194,15 +194,16 @@ def fixed_draw(data: Data) -> Figure:
 def adaptive_draw(data: Data) -> Figure:
     """Accuracies as in figure 2, and what each clip leaves of the ratios."""
     figure = new_figure(13, 7.6)
-    axes: Any = figure.subplots(2, 2)
+    rows: Any = [["curves"] * 3 + ["seeds"] * 3, [kind for kind in KINDS for _ in range(2)]]
+    axes: Any = figure.subplot_mosaic(rows)
     clips = data["clips"]
-    pictures.curves(axes[0][0], clips)
-    pictures.by_seed(axes[0][1], clips)
-    for place, (kind, name) in zip(axes[1], (("kernels", "kernels"), ("scales", "BatchNorm's scales")), strict=True):
-        pictures.applied(place, clips, kind)
-        place.axhline(1, color=METHOD_COLOURS[0], linewidth=0.8, linestyle=":")
-        place.set_title(name, fontsize=10)
-    axes[1][0].legend(loc="best", fontsize=8, frameon=False)
+    pictures.curves(axes["curves"], clips)
+    pictures.by_seed(axes["seeds"], clips)
+    for kind in KINDS:
+        pictures.applied(axes[kind], clips, kind)
+        axes[kind].axhline(1, color=METHOD_COLOURS[0], linewidth=0.8, linestyle=":")
+        axes[kind].set_title(pictures.NAMES[kind], fontsize=10)
+    axes[KINDS[0]].legend(loc="best", fontsize=8, frameon=False)
     figure.suptitle(f"{network(data)}, batch {data['batch']}: bounds that adapt", fontsize=11)
     return figure
 

@@ -24,7 +24,7 @@ APART = 10.0
 VARY = Claim(
     key="ratios-vary",
     where="section 5",
-    says="Trust ratios differ much among layers.",
+    says="Trust ratios differ much among layers (here: tensors, BatchNorm's scales and shifts among them).",
     test=f"In every run without clip the largest median ratio of a tensor is more than {APART:g} times the smallest; "
     "it does not hold if it is not in any.",
 )
@@ -96,8 +96,12 @@ def judge(data: Data) -> list[Finding]:
     clip, none = (data["clips"][name]["scores"] for name in CLIPS[2:])
     gain = difference(clip, none)
     everywhere = difference(*(data["clips"][name]["scores"] for name in CLIPS[:2]))
+    kernels_alone = [middle for kind, _, middle, _ in data["tensors"] if kind == "kernels"]
+    between = f"; between kernels alone {max(kernels_alone) / min(kernels_alone):.2g} times"
     return [
-        Finding(VARY, verdict, f"{min(apart):.3g} to {max(apart):.3g} times"),
+        Finding(
+            VARY, verdict, f"the largest median is {min(apart):.3g} to {max(apart):.3g} times the smallest{between}"
+        ),
         Finding(SCALES, above(more), f"{percent(scales, 1)} of the scales', {percent(kernels, 1)} of the kernels'"),
         Finding(
             KERNELS,

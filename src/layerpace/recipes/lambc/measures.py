@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..records import Record
-from .runs import BOUNDS, NONE, Setting
+from .runs import BOUNDS, Setting
 
 EARLY, LATE = 0.25, 0.75  # of the steps
 SETTLED = 0.1  # of the steps, from where on the largest ratio counts: LAMB's first steps are of their own kind
@@ -132,11 +132,7 @@ def spread(found: Sequence[Ratios], kind: str, per_epoch: int) -> dict[str, list
 
 def shares(found: Sequence[Ratios], kind: str) -> dict[str, float]:
     values = [value for one in found for own in one[kind].values() for value in own]
-    return {
-        bound: round(sum(value > float(bound) for value in values) / max(len(values), 1), 4)
-        for bound in BOUNDS
-        if bound != NONE
-    }
+    return {bound: round(sum(value > float(bound) for value in values) / max(len(values), 1), 4) for bound in BOUNDS}
 
 
 def digits(value: float) -> float:

@@ -41,11 +41,11 @@ def colour(clip: str) -> str:
     return {**COLOURS, **RUNNING}[clip.removeprefix("kernels ")]
 
 
-def curves(axes: Axes, outcomes: Outcomes, scores: bool = True) -> None:
+def curves(axes: Axes, outcomes: Outcomes) -> None:
     """Test accuracy by epoch: the mean over seeds, and a band from the lowest to the highest."""
     for clip, found in outcomes.items():
         curve = found["curve"]
-        label = f"{title(clip)}: {percent(found['scores'])}" if scores else title(clip)
+        label = f"{title(clip)}: {percent(found['scores'])}"
         axes.plot(curve["epoch"], hundred(curve["mean"]), color=colour(clip), label=label, linewidth=1.7)
         low, high = hundred(curve["low"]), hundred(curve["high"])
         axes.fill_between(curve["epoch"], low, high, color=colour(clip), alpha=0.12, linewidth=0)
@@ -69,10 +69,10 @@ def by_seed(axes: Axes, outcomes: Outcomes) -> None:
     tidy(axes)
 
 
-def ratios(axes: Axes, found: Mapping[str, Any], bounds: Sequence[float], which: str = "ratios") -> None:
+def ratios(axes: Axes, found: Mapping[str, Any], bounds: Sequence[float]) -> None:
     """Trust ratios by epoch: the median of each kind of tensor, and a band from the smallest to the largest."""
     for kind, tint in (("kernels", METHOD_COLOURS[0]), ("scales", METHOD_COLOURS[1]), ("shifts", METHOD_COLOURS[2])):
-        spread = found[which][kind]
+        spread = found["ratios"][kind]
         if not spread["epoch"]:
             continue
         axes.plot(spread["epoch"], spread["middle"], color=tint, label=NAMES[kind], linewidth=1.7)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..recipe import Claim, Data, Finding, Request, Scale
 from ..records import Record, Records
-from ..statistics import above, difference, equal, every, interval
+from ..statistics import Interval, above, difference, equal, every, interval
 from .common import TUNING_SEED, best, further, rounded
 from .made_tasks import reference
 
@@ -203,7 +203,7 @@ def judge(setting: Setting, data: Data) -> list[Finding]:
     sign = -1.0 if setting.squared else 1.0
     unit, factor = ("", 1.0) if setting.squared else (" points", 100.0)
 
-    def gain(name: str) -> Any:
+    def gain(name: str) -> Interval:
         return difference([sign * x for x in methods[name]["test"]], [sign * x for x in methods["SGD"]["test"]])
 
     own = interval(methods["PercentDelta"]["ratio"])

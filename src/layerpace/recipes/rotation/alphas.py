@@ -99,7 +99,8 @@ def measure_2a(scale: Scale, records: Records) -> Data:
 CLAIMS_2A = (
     Claim("falls-first", "figure 2a", "Accuracy falls from α = 0 to α = -0.6, each at its best rate.", BELOW,
           "-5.34, -15.55, -10.48 points"),
-    Claim("falls-last", "figure 2a", "It falls from α = 0 to α = 0.6.", BELOW, "-19.78, -30.18, -22.68 points"),
+    Claim("falls-last", "figure 2a", "Accuracy falls from α = 0 to α = 0.6, each at its best rate.", BELOW,
+          "-19.78, -30.18, -22.68 points"),
     Claim("order", "section 4.2", "Prioritising the last layers (0.6) is worse than prioritising the first (-0.6).",
           BELOW, "-14.4, -14.6, -12.2 points"),
     Claim("rates", "figure 2a", "At α = 0 accuracy rises with the rate: 3^-4 is above 3^-5.",

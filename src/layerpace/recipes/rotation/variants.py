@@ -102,11 +102,15 @@ ADAPTIVE = Variant(
 )
 # The paper has Adam by itself on this task alone.
 ADAM = Variant("adam", "Adam", lambda setting: "adam", lambda setting: power(-5), (-6, -5, -4), only="C100-resnet")
-LIMITED = Variant("lars", "LARS, norm limited", lambda setting: "sgd+limited_norm", fixed=-3)
+LIMITED = Variant("lars", "LARS, norm limited", lambda setting: "sgd+limited_norm", fixed=-3, seeds=SURE)
 # Figure 6: an adaptive method and its equivalent, both under Layca.
-LAYCA_SGD = Variant("layca-sgd", "Layca on SGD", lambda setting: "layca", fixed=-3)
-LAYCA_RMSPROP = Variant("layca-rmsprop", "Layca on RMSProp", lambda setting: f"rmsprop+rotation:{RMSPROP}", fixed=-3)
-LAYCA_ADAGRAD = Variant("layca-adagrad", "Layca on AdaGrad", lambda setting: "layca:direction=adagrad", fixed=-3)
+LAYCA_SGD = Variant("layca-sgd", "Layca on SGD", lambda setting: "layca", fixed=-3, seeds=SURE)
+LAYCA_RMSPROP = Variant(
+    "layca-rmsprop", "Layca on RMSProp", lambda setting: f"rmsprop+rotation:{RMSPROP}", fixed=-3, seeds=SURE
+)
+LAYCA_ADAGRAD = Variant(
+    "layca-adagrad", "Layca on AdaGrad", lambda setting: "layca:direction=adagrad", fixed=-3, seeds=SURE
+)
 # With momentum the steps of a few epochs add up: the paper's rate, 3^-5 for hundreds of epochs, would be too low here.
 LAYCA_AMOM = Variant(
     "layca-amom",
