@@ -153,13 +153,17 @@ def measure(setting: Setting, scale: Scale, records: Records) -> Data:
         rate = chosen(found)
         own = records.of([request(setting, scale, name, rate, seed, False) for seed in seeds(scale)])
         speeds = [relative_updates(record) for record in own]
-        scores = [None if record.diverged else record.result["test_score"] for record in own]
+        test, train = (
+            [None if record.diverged else record.result[f"{part}_score"] for record in own]
+            for part in ("test", "train")
+        )
         steps, values = curve(setting, own)
         methods[name] = {
             "lr": rate,
             "tuning": [[lr, None if score in (None, -math.inf) else rounded([setting.shown(score)])[0]]
                        for lr, score in found.items()],
-            "test": rounded([setting.shown(score) for score in scores], 5),
+            "test": rounded([setting.shown(score) for score in test], 5),
+            "train": rounded([setting.shown(score) for score in train], 5),
             "steps": steps,
             "curve": values,
             "updates": {
