@@ -88,5 +88,5 @@ arm64:
 	@echo "$$(wc -l < build/bits.txt) kernels give the same bits on arm64"
 
 clean:
-	rm -rf .venv build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis src/layerpace/backends/cpu/*.so
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/layerpace/backends/cpu/*.so
 	git clean -fdXq native

@@ -258,3 +258,10 @@ def test_the_lists_hold_each_method() -> None:
     types = {type(make(problem.params)).__name__ for make in NATIVE.values()}
     assert types == {"LARS", "LAMB", "LAMBC", "PercentDelta", "Layca", "Layerwise"}
     assert len(METHODS) == len(NATIVE) + 2
+
+
+@pytest.mark.parametrize(("group", "error"), [({"lr": "x"}, TypeError), ({"lr": -1.0}, ValueError)])
+def test_a_value_of_a_group_is_said_with_its_number(group: dict[str, Any], error: type[Exception]) -> None:
+    first, second = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    with pytest.raises(error, match=r"^lr must be .* \(parameter group 1\)$"):
+        lp.LAMB([{"params": [first]}, {"params": [second], **group}])

@@ -282,10 +282,6 @@ def option(**values: Any) -> Callable[[Any, Problem], None]:
     return change
 
 
-def second_group(optimizer: Any, problem: Problem) -> None:
-    optimizer.param_groups[-1]["betas"] = (0.5, 0.9)
-
-
 def gradient_scaled(optimizer: Any, problem: Problem) -> None:
     optimizer.found_inf = torch.tensor(0.0)
     optimizer.grad_scale = torch.tensor(16.0)

@@ -190,3 +190,12 @@ def test_a_preset_only_sets_defaults(name: str) -> None:
     assert type(optimizer) is PEERS[name].optimizer
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert optimizer.param_groups[0]["weight_decay"] == 0.25
+
+
+@pytest.mark.parametrize("library", ["timm", "apex", "optax", "deepspeed"])
+def test_lambc_keeps_its_clip(library: str) -> None:
+    """A library's own clip is what LAMBC has another one for."""
+    p = torch.nn.Parameter(torch.ones(2, 2))
+    assert lp.LAMBC.preset(library)([p]).rule.clip == 1.0  # type: ignore[attr-defined]
+    assert lp.LAMBC.preset(library)([p], trust_clip=3.0).rule.clip == 3.0  # type: ignore[attr-defined]
+    assert lp.LAMBC.preset(library).keywords.items() <= lp.LAMB.preset(library).keywords.items()

@@ -1,7 +1,7 @@
 """The command `layerpace`. Thin: it reads the command line, says errors in one line, and sets exit statuses.
 
-0 done; 1 something is missing (data, a package); 2 the request is wrong; 3 some runs of a sweep failed; 130 and 143
-stopped by Ctrl-C and SIGTERM, with the command that goes on. What it does is in `layerpace.lab` and
+0 done; 1 something is missing (data, a package); 2 the request is wrong; 3 some runs of a sweep or some recipes failed;
+130 and 143 stopped by Ctrl-C and SIGTERM, with the command that goes on. What it does is in `layerpace.lab` and
 `layerpace.monitors`.
 """
 

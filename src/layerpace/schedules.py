@@ -171,7 +171,7 @@ def step_drops(optimizer: Optimizer, at: Iterable[int], factor: float = 0.2) -> 
         >>> rates
         [1.0, 1.0, 0.2, 0.2, 0.04]
 
-    Reference: "An experimental study of layer-level training speed and its impact on generalization", 2018
+    Reference: "An experimental study of layer-level training speed and its impact on generalization", 2019
     (the Layca paper), which drops by a factor of 5 late in training. The class is torch's `MultiStepLR`.
     """
     if isinstance(at, (int, str)) or not isinstance(at, Iterable):

@@ -22,7 +22,6 @@ from . import broken
 
 STEPS = 150
 NETWORK = {f"block{k}.{part}": (16, 16) if part == "weight" else (16,) for k in range(4) for part in ("weight", "bias")}
-WEIGHTS = [name for name in NETWORK if name.endswith("weight")]
 
 
 def alarms(findings: Sequence[Finding]) -> list[Finding]:

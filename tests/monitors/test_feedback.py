@@ -82,3 +82,9 @@ def test_chosen_layers() -> None:
         assert list(monitor.latest()) == ["1.weight"]
     with pytest.raises(ValueError, match="'2' is no module with parameters of its own; there are 0, 1"):
         monitor.feedback(torch.arange(8), ["2"])
+    alone = nn.Linear(3, 2)
+    with (
+        pytest.raises(ValueError, match=r"there are the model itself$"),
+        lp.Monitor(alone, torch.optim.SGD(alone.parameters()), out=None) as watched,
+    ):
+        watched.feedback(torch.arange(8), ["foo"])

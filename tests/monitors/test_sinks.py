@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import layerpace as lp
 from layerpace.monitors import sinks
 from layerpace.monitors.history import History
 from layerpace.monitors.replay import Replay
@@ -447,3 +448,19 @@ def test_importing_sinks_imports_none_of_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("sinks", ["tensorboard", None, 3])
+def test_sinks_are_a_list(sinks: Any) -> None:
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"sinks must be a list, such as \['tensorboard'\], got"):
+        lp.Monitor(model, torch.optim.SGD(model.parameters()), out=None, sinks=sinks)
+
+
+def test_a_history_without_records_says_so() -> None:
+    model = torch.nn.Linear(2, 2)
+    with (
+        lp.Monitor(model, torch.optim.SGD(model.parameters()), out=None) as monitor,
+        pytest.raises(ValueError, match="no record has 'weight_norm': there is none yet"),
+    ):
+        monitor.history["weight_norm"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from layerpace import cli
+from layerpace.monitors.diagnose import Finding
 from layerpace.monitors.history import History
 from layerpace.monitors.run import Run, Series
 from layerpace.monitors.terminal import WatchError, watch
@@ -38,17 +39,13 @@ from layerpace.monitors.terminal.watch import View
 from .made import altered, made_run, records_of
 
 cells = pytest.importorskip("rich.cells")
-diagnosis = pytest.importorskip("layerpace.monitors.diagnose")
-pytest.importorskip("layerpace.monitors.folder")
 from rich.console import Console  # noqa: E402
 
 SOURCE = Path(cli.__file__).parents[1]
 
 
 def finding(severity: str, *layers: str, kind: str = "stopped", message: str = "It has stopped.") -> Any:
-    return diagnosis.Finding(
-        kind=kind, severity=severity, layers=layers, steps=None, message=message, evidence="", suggestion=""
-    )
+    return Finding(kind=kind, severity=severity, layers=layers, steps=None, message=message, evidence="", suggestion="")
 
 
 def write_run(folder: Path, run: Run, *, age: float = 1.0, done: bool = False) -> Path:

@@ -207,27 +207,3 @@ def lars_optax(weights: Weights, grads: Weights, states: States, options: Option
         states[name]["trace"] = trace
         new[name] = w - (d + o["momentum"] * trace if o["nesterov"] else trace)
     return new
-
-
-def lars_pytorch_optimizer(weights: Weights, grads: Weights, states: States, options: Options) -> Weights:
-    """pytorch_optimizer LARS: vectors are plain SGD without decay; the momentum buffer starts at zero."""
-    new = {}
-    for name, w in weights.items():
-        o = {
-            "lr": 1e-3,
-            "momentum": 0.9,
-            "dampening": 0.0,
-            "nesterov": False,
-            "weight_decay": 0.0,
-            "trust_coefficient": 1e-3,
-            **options[name],
-        }
-        d = grads[name]
-        if w.ndim > 1:
-            length = norm(d) + o["weight_decay"] * norm(w)
-            ratio = 1.0 if norm(w) == 0 or length == 0 else o["trust_coefficient"] * norm(w) / length
-            d = ratio * (d + o["weight_decay"] * w)
-        buffer = o["momentum"] * states[name].get("b", torch.zeros_like(w)) + (1 - o["dampening"]) * d
-        states[name]["b"] = buffer
-        new[name] = w - o["lr"] * (d + o["momentum"] * buffer if o["nesterov"] else buffer)
-    return new

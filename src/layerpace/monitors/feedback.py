@@ -65,7 +65,10 @@ class Feedback:
         for key in wanted:
             pairs = [pair for name, pair in holders.items() if key in (name, pair[0]) or key is pair[1]]
             if not pairs:
-                raise ValueError(f"{key!r} is no module with parameters of its own; there are {', '.join(holders)}")
+                raise ValueError(
+                    f"{key!r} is no module with parameters of its own; there are "
+                    + ", ".join(name or "the model itself" for name in holders)
+                )
             found.update(pairs)
         return found
 

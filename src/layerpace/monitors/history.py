@@ -189,6 +189,8 @@ class History:
         Raises:
             ValueError: a quantity that no record has.
         """
+        if not self._rows:
+            raise ValueError(f"no record has {quantity!r}: there is none yet")
         if quantity not in self:
             check_choice("quantity", quantity, self.quantities)
         missing = torch.full((len(self.layers),), torch.nan)

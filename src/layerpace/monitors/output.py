@@ -44,6 +44,8 @@ class Output:
         max_records: int,
         resume: bool,
     ) -> None:
+        if isinstance(others, str) or not isinstance(others, Sequence):
+            raise TypeError(f"sinks must be a list, such as ['tensorboard'], got {others!r}")
         self._layout, self._settings, self._max_records = layout, settings, max_records
         self._sinks = [sinks.get(sink) for sink in others] if writes() else []
         self._scalars: dict[str, Series] = {}

@@ -37,7 +37,12 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class Series:
-    """Scalars of a run against its steps."""
+    """Scalars of a run against its steps.
+
+    Attributes:
+        steps: at which there is a value, in order.
+        values: as many.
+    """
 
     steps: list[int]
     values: list[float]

@@ -81,8 +81,8 @@ class Layerwise(Optimizer):
 
     Raises:
         TypeError: an unknown keyword.
-        ValueError: a value out of range, with the value, the range and the parameter group; duplicate parameters; a
-            glob that matches no parameter.
+        ValueError: a value out of range, with the value, the range and, where a group has it, the group's number;
+            duplicate parameters; a glob that matches no parameter.
 
     Example:
         >>> import torch, layerpace as lp
@@ -203,11 +203,12 @@ class Layerwise(Optimizer):
         self._checked(group, index)
 
     def _checked(self, group: Mapping[str, Any], index: int) -> tuple[Direction, Velocity | None]:
-        """The direction and the velocity of a group; ValueError with the number of the group."""
+        """The direction and the velocity of a group; a ValueError or TypeError has the number of the group."""
         try:
             return self._hyperparameters(group)
-        except ValueError as error:
-            raise ValueError(f"{error} (parameter group {index})") from None
+        except (ValueError, TypeError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{error} (parameter group {index})") from None
 
     def _direction(self, group: Mapping[str, Any]) -> Direction:
         """The direction with the options of a group, checked."""

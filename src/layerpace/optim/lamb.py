@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, Unpack
+from typing import Literal, Self, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -106,7 +106,7 @@ class LAMB(Layerwise):
         )
 
     @classmethod
-    def preset(cls, library: str) -> partial[LAMB]:
+    def preset(cls, library: str) -> partial[Self]:
         """LAMB as another library has it: ``LAMB.preset("timm")(params, lr=...)``; see `layerpace.optim.presets`.
 
         Args:
@@ -147,3 +147,13 @@ class LAMBC(LAMB):
         **options: Unpack[LambOptions],
     ) -> None:
         super().__init__(params, lr, trust_clip=trust_clip, **options)
+
+    @classmethod
+    def preset(cls, library: str) -> partial[Self]:
+        """LAMBC with everything but the clip as another library has LAMB; see `LAMB.preset`.
+
+        Raises:
+            ValueError: another name than "timm", "apex", "optax" and "deepspeed".
+        """
+        options = {name: value for name, value in preset("LAMB", LAMB_PRESETS, library).items() if name != "trust_clip"}
+        return partial(cls, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, Unpack
+from typing import Literal, Self, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -89,7 +89,7 @@ class LARS(Layerwise):
         )
 
     @classmethod
-    def preset(cls, library: str) -> partial[LARS]:
+    def preset(cls, library: str) -> partial[Self]:
         """LARS as another library has it: ``LARS.preset("timm")(params, lr=...)``; see `layerpace.optim.presets`.
 
         Args:

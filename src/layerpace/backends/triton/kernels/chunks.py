@@ -47,8 +47,7 @@ from layerpace.backends.triton.kernels.tables import (
 )
 
 NO_VELOCITY = tl.constexpr(0)
-HEAVY_VELOCITY = tl.constexpr(1)
-NESTEROV_VELOCITY = tl.constexpr(2)
+NESTEROV_VELOCITY = tl.constexpr(2)  # 1: heavy ball
 
 PLAIN = tl.constexpr(0)
 WITH_MASTER = tl.constexpr(1)
