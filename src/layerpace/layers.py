@@ -16,6 +16,11 @@ from torch import Tensor, nn
 
 from layerpace.checks import check_range
 
+__all__ = [
+    "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "multiplier", "prioritize",
+    "segment_sizes",
+]  # fmt: skip
+
 Exclude: TypeAlias = "None | bool | str | Sequence[str] | Callable[[str, Tensor], bool]"
 Segments: TypeAlias = "int | str | Sequence[int]"
 

@@ -46,6 +46,13 @@ def write(results: Path, recipes: Iterable[Recipe]) -> Path:
     Raises:
         LabError: a result cannot be read.
     """
+    text = page_text(results, recipes)
+    make_folder(results)
+    write_file(results / PAGE, text)
+    return results / PAGE
+
+
+def page_text(results: Path, recipes: Iterable[Recipe]) -> str:
     found = [(recipe, all_of(results, recipe)) for recipe in recipes]
     parts = [INTRODUCTION, overall([one for _, saved in found for one in saved])]
     for paper, title in PAPERS.items():
@@ -53,9 +60,7 @@ def write(results: Path, recipes: Iterable[Recipe]) -> Path:
         missing = [recipe for recipe, some in found if recipe.paper == paper and not some]
         if own or missing:
             parts += [f"## {title}", claims(own), *(section(results, saved) for saved in own), left_out(missing)]
-    make_folder(results)
-    write_file(results / PAGE, "\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
-    return results / PAGE
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
 def overall(saved: Sequence[Saved]) -> str:
