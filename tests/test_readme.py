@@ -24,6 +24,7 @@ EXAMPLES = {
     "a monitor": ("README.md", 1),
     "the methods": ("README.md", 2),
     "watching every layer": ("docs/monitors.md", 0),
+    "a rule of one's own": ("docs/derivations.md", 0),
 }
 
 
