@@ -74,7 +74,7 @@ class LayerMonitor:
             ModelParallelStrategy with ``fully_shard`` does not.
     """
 
-    def __new__(cls, *args: Any, **options: Any) -> LayerMonitor:
+    def __new__(cls, every: int = 10, *, logger: bool = False, **options: Any) -> LayerMonitor:
         bases = callback_classes(LIBRARIES, "Callback", cls.__name__, "lightning")
         return object.__new__(based_on(cls, bases))
 

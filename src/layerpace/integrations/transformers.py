@@ -83,7 +83,7 @@ class LayerMonitorCallback:
         NotImplementedError: when the training starts, for FSDP1, which flattens parameters.
     """
 
-    def __new__(cls, *args: Any, **options: Any) -> LayerMonitorCallback:
+    def __new__(cls, every: int = 10, **options: Any) -> LayerMonitorCallback:
         bases = callback_classes(("transformers",), "TrainerCallback", cls.__name__, "transformers")
         return object.__new__(based_on(cls, bases))
 

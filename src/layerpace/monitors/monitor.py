@@ -51,12 +51,7 @@ def _flush_all() -> None:
 
 
 class Monitor:
-    """Records how fast each layer trains, at every ``every``-th step of an optimizer::
-
-        optimizer = torch.optim.AdamW(model.parameters())
-        monitor = lp.Monitor(model, optimizer, every=10)
-        ...                                     # train as ever
-        monitor.latest()["conv1.weight"]["relative_update_l1"]
+    """Records how fast each layer trains, at every ``every``-th step of an optimizer.
 
     What is recorded is listed in `layerpace.monitors.quantities`: relative updates, the angle of a step, the rotation
     curve, trust ratios, norms. With an optimizer of layerpace the step adds the sums up as it goes. With any other,
@@ -96,9 +91,21 @@ class Monitor:
         path: the folder; None: there is none (yet).
 
     Raises:
-        TypeError: not a module, or not an optimizer.
+        TypeError: not a module, not an optimizer, or ``sinks`` is no list.
         ValueError: a value out of range.
         FileExistsError: ``out`` holds records, and ``resume`` is off.
+
+    Example:
+        >>> import torch, layerpace as lp
+        >>> model = torch.nn.Linear(4, 2, bias=False)
+        >>> optimizer = lp.PercentDelta(model.parameters(), lr=0.01, momentum=0)  # or any of torch's
+        >>> with lp.Monitor(model, optimizer, every=1, out=None) as monitor:
+        ...     model(torch.ones(1, 4)).sum().backward()
+        ...     optimizer.step()
+        >>> list(monitor.latest())
+        ['weight']
+        >>> 0 < monitor.latest()["weight"]["relative_update_l1"] <= 0.01
+        True
     """
 
     def __init__(
