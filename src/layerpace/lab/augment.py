@@ -26,9 +26,9 @@ def shift_and_flip(inputs: Tensor, generator: torch.Generator, shift: float = SH
     """
     number, _, height, width = inputs.shape
     tall, wide = int(shift * height), int(shift * width)
-    down = torch.randint(-tall, tall + 1, (number,), generator=generator)
-    right = torch.randint(-wide, wide + 1, (number,), generator=generator)
-    flipped = torch.randint(0, 2 if flip else 1, (number, 1, 1, 1), generator=generator).bool()
+    down = torch.randint(-tall, tall + 1, (number,), generator=generator, device="cpu")
+    right = torch.randint(-wide, wide + 1, (number,), generator=generator, device="cpu")
+    flipped = torch.randint(0, 2 if flip else 1, (number, 1, 1, 1), generator=generator, device="cpu").bool()
     device = inputs.device
     turned = torch.where(flipped.to(device), inputs.flip(3), inputs)
     # every place that the image can be cut from its padded self, as a view: [N, C, 2 tall + 1, 2 wide + 1, H, W]

@@ -17,16 +17,16 @@ SPLIT_SEED = 20_170_824  # of the validation split; one split for all runs
 def split(examples: int, validation: int) -> tuple[Tensor, Tensor]:
     """(training, validation) indices of the training set, in a fixed random order."""
     if validation == 0:
-        return torch.arange(examples), torch.arange(0)
-    order = torch.randperm(examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        return torch.arange(examples, device="cpu"), torch.arange(0, device="cpu")
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(SPLIT_SEED), device="cpu")
     return order[validation:].sort().values, order[:validation].sort().values
 
 
 def evenly(examples: int, wanted: int | None) -> Tensor:
     """`wanted` indices spread evenly over a test set: MNIST's first half is easier than its second."""
     if not wanted or wanted >= examples:
-        return torch.arange(examples)
-    return torch.arange(wanted) * examples // wanted
+        return torch.arange(examples, device="cpu")
+    return torch.arange(wanted, device="cpu") * examples // wanted
 
 
 def portion(examples: int, parts: int, place: int) -> tuple[slice, int]:
@@ -83,7 +83,7 @@ class Batches:
         """Inputs as the model sees them, and targets, of this process' share of the batch at `step` (from 0)."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self.epoch:
-            order = torch.randperm(len(self.train), generator=self.generator(epoch))
+            order = torch.randperm(len(self.train), generator=self.generator(epoch), device="cpu")
             self.order = self.train[order].to(self.data.train_inputs.device)
             self.epoch = epoch
         index = self.order[position * self.batch_size : (position + 1) * self.batch_size]

@@ -87,7 +87,7 @@ def subset(data: Dataset, train: int | None = None, test: int | None = None, per
         if wanted is not None and not 1 <= wanted <= there:
             raise UsageError(f"{name}={wanted}: must be 1 to {there}, the number of {name} examples")
     if per_class is None:
-        chosen = torch.arange(len(data.train_inputs) if train is None else train)
+        chosen = torch.arange(len(data.train_inputs) if train is None else train, device="cpu")
     else:
         chosen = first_of_each(data.train_targets, data.classes, per_class)
     chosen = chosen.to(data.train_inputs.device)
@@ -114,10 +114,10 @@ def first_of_each(targets: Tensor, classes: int, wanted: int) -> Tensor:
 def pixel_scale(images: Tensor, chunk: int = 1 << 24) -> tuple[float, float]:
     """(mean, standard deviation) of all entries of uint8 images, exact, without a copy of them as floats."""
     flat = images.reshape(-1)
-    counts = torch.zeros(256, dtype=torch.float64)
+    counts = torch.zeros(256, dtype=torch.float64, device="cpu")
     for start in range(0, len(flat), chunk):
         counts += torch.bincount(flat[start : start + chunk], minlength=256).cpu()
-    values = torch.arange(256, dtype=torch.float64)
+    values = torch.arange(256, dtype=torch.float64, device="cpu")
     mean = (counts @ values / counts.sum()).item()
     std = (counts @ (values - mean) ** 2 / counts.sum()).sqrt().item()
     return round(mean, 3), round(std, 3) or 1.0

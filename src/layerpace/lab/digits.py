@@ -21,7 +21,7 @@ def digits() -> Dataset:
     inputs, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(inputs).to(torch.uint8).reshape(-1, 1, 8, 8)
     targets = torch.from_numpy(labels).long()
-    test = torch.zeros(len(targets), dtype=torch.bool)
+    test = torch.zeros(len(targets), dtype=torch.bool, device="cpu")
     for digit in range(10):
         test[(targets == digit).nonzero().flatten()[3::4]] = True
     return Dataset(images[~test], targets[~test], images[test], targets[test], classes=10, mean=0.0, std=16.0)

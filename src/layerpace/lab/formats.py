@@ -35,7 +35,7 @@ def read_bytes(path: Path) -> bytes:
 def uint8_tensor(content: bytes, offset: int = 0) -> Tensor:
     """The bytes from `offset` on, as a uint8 tensor that owns its memory."""
     if offset >= len(content):
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=offset)
 
 

@@ -54,7 +54,7 @@ def part(folder: Path, name: str) -> Path:
 def read_parts(paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, 3, 64, 64] and labels int64 [N], from 0, of the files in order."""
     labels = [labels_of(path) for path in paths]
-    images = torch.empty(sum(map(len, labels)), PIXELS, dtype=torch.uint8)
+    images = torch.empty(sum(map(len, labels)), PIXELS, dtype=torch.uint8, device="cpu")
     start = 0
     for path, part_labels in zip(paths, labels, strict=True):
         data = entry(path, "data")

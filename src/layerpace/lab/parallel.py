@@ -140,7 +140,7 @@ class Team:
         """The largest of the processes' numbers. Waits for the other processes, and for no device."""
         if self.size == 1:
             return number
-        found = torch.tensor(number)
+        found = torch.tensor(number, device="cpu")
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
 

@@ -65,7 +65,7 @@ def read_ratings(path: Path) -> tuple[Tensor, Tensor]:
         ratings.append(rating)
     if not pairs:
         raise LabError(f"{path} is empty")
-    return torch.tensor(pairs), torch.tensor(ratings, dtype=torch.float32)
+    return torch.tensor(pairs, device="cpu"), torch.tensor(ratings, dtype=torch.float32, device="cpu")
 
 
 def made_ratings(users: int = 943, items: int = 1682, ratings: int = 100_000, rank: int = 8, seed: int = 0) -> Dataset:
@@ -94,13 +94,13 @@ def made_ratings(users: int = 943, items: int = 1682, ratings: int = 100_000, ra
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, device="cpu")
 
     def activity(number: int, tail: float) -> Tensor:
-        return -tail * (torch.randperm(number, generator=generator) + 1).float().log()
+        return -tail * (torch.randperm(number, generator=generator, device="cpu") + 1).float().log()
 
     # The largest of log weight + Gumbel noise are a draw without replacement.
-    noise = -torch.empty(users, items).exponential_(generator=generator).log()
+    noise = -torch.empty(users, items, device="cpu").exponential_(generator=generator).log()
     scores = activity(users, USER_TAIL)[:, None] + activity(items, ITEM_TAIL) + noise
     chosen = scores.flatten().topk(ratings, sorted=False).indices.sort().values
     user, item = chosen // items, chosen % items
@@ -110,7 +110,7 @@ def made_ratings(users: int = 943, items: int = 1682, ratings: int = 100_000, ra
         values += TASTE_SD / rank**0.5 * (tastes[user] * traits[item]).sum(1)
     values = (values + NOISE_SD * normal(ratings)).round().clamp(LOWEST, HIGHEST)
     inputs = torch.stack([user, item], 1)
-    order = torch.randperm(ratings, generator=generator)
+    order = torch.randperm(ratings, generator=generator, device="cpu")
     held_out = max(1, round(TEST_SHARE * ratings))
     test, train = order[:held_out], order[held_out:]
     return Dataset(inputs[train], values[train], inputs[test], values[test], classes=0)

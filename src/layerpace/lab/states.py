@@ -57,7 +57,7 @@ def handed_out(team: Team, make: Callable[[], Any]) -> Any:
     def received(value: Any) -> Any:
         if isinstance(value, _Place):
             if not team.first:
-                tensors.append(torch.empty_strided(value.shape, value.stride, dtype=value.dtype))
+                tensors.append(torch.empty_strided(value.shape, value.stride, dtype=value.dtype, device="cpu"))
             tensor = tensors[0] if team.first else tensors[-1]
             dist.broadcast(tensor, src=0)
             return tensors.pop(0) if team.first else tensor

@@ -50,9 +50,9 @@ def read_tiny_imagenet(folder: Path) -> Dataset:
     mean, std = pixel_scale(train)
     return Dataset(
         train,
-        torch.tensor([label for _, label, _ in files]),
+        torch.tensor([label for _, label, _ in files], device="cpu"),
         test,
-        torch.tensor([label for _, label in held_out]),
+        torch.tensor([label for _, label in held_out], device="cpu"),
         classes=len(names),
         mean=mean,
         std=std,
@@ -87,7 +87,7 @@ def decoded(paths: Sequence[Path]) -> Tensor:
             raise LabError(f"{path}: {one_line(error)}") from None
 
     first = pixels(paths[0])
-    images = torch.empty(len(paths), *first.shape, dtype=torch.uint8)
+    images = torch.empty(len(paths), *first.shape, dtype=torch.uint8, device="cpu")
 
     def fill(place: int) -> None:
         image = pixels(paths[place])

@@ -106,7 +106,7 @@ class Feedback:
                     f"{name} got {sum(map(len, rows))} rows of feedback for {len(self._classes)} classes: "
                     "is its output one row an example, and is it called once?"
                 )
-        values = torch.tensor([[score] for score in scores.values()], dtype=torch.float64)
+        values = torch.tensor([[score] for score in scores.values()], dtype=torch.float64, device="cpu")
         if scores:
             self._take([Numbers(tuple(scores), ("silhouette",), Transfer(values), _read)])
 

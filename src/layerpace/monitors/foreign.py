@@ -124,7 +124,7 @@ class ForeignWatcher(Watcher):
         for part in () if wrapped.last_plan is None else wrapped.last_plan.parts:
             if part.device == device:
                 found_in = (places[name] for cut in part.rows.cuts for name in self.layout.names(params[id(cut)]))
-                rows = torch.tensor(list(found_in))
+                rows = torch.tensor(list(found_in), device="cpu")
                 columns = torch.cat([option_columns(part), *rule_columns(part)], 1)
                 found.index_copy_(0, rows.to(device, non_blocking=True), columns)
         return fields, found

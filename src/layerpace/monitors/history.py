@@ -86,7 +86,7 @@ class History:
             values: [L] by quantity; nan: not measured, inf: not finite.
         """
         rows = [value.reshape(1, -1) for value in values.values()]
-        block = torch.stack(rows, 1) if rows else torch.empty(1, 0, len(self.layers))
+        block = torch.stack(rows, 1) if rows else torch.empty(1, 0, len(self.layers), device="cpu")
         self.extend([step], [time], tuple(values), block)
 
     def extend(
@@ -193,14 +193,14 @@ class History:
             raise ValueError(f"no record has {quantity!r}: there is none yet")
         if quantity not in self:
             check_choice("quantity", quantity, self.quantities)
-        missing = torch.full((len(self.layers),), torch.nan)
+        missing = torch.full((len(self.layers),), torch.nan, device="cpu")
         found = (row.of(quantity) for row in self._rows)
         return torch.stack([missing if row is None else self._padded(row) for row in found])
 
     def _padded(self, row: Tensor) -> Tensor:
         """A row of an earlier time may lack the layers that were added later."""
         added = len(self.layers) - len(row)
-        return torch.cat([row, torch.full((added,), torch.nan)]) if added else row
+        return torch.cat([row, torch.full((added,), torch.nan, device="cpu")]) if added else row
 
     def series(self, quantity: str, layer: str) -> tuple[list[int], list[float]]:
         """(steps, values) of one layer where it was measured."""

@@ -142,7 +142,7 @@ def _by_kind(
     for place, kind in enumerate(kinds):
         together.setdefault(kind, []).append(place)
     if len(together) == 1 and None not in together:
-        table = torch.empty(len(kinds), columns, dtype=torch.float64)
+        table = torch.empty(len(kinds), columns, dtype=torch.float64, device="cpu")
         fast(range(len(kinds)), table)
         return table
     out = torch.empty(len(kinds), columns, dtype=torch.float64, device=device)
@@ -150,7 +150,7 @@ def _by_kind(
         if kind is None:
             out[places] = torch.stack([plain(place) for place in places])
         else:
-            table = torch.empty(len(places), columns, dtype=torch.float64)
+            table = torch.empty(len(places), columns, dtype=torch.float64, device="cpu")
             fast(places, table)
             out[places] = table
     return out

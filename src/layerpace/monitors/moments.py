@@ -56,7 +56,7 @@ def _whole(moment: Any) -> Tensor:
 def _percentiles(moment: Tensor) -> Tensor:
     flat = moment.reshape(-1)
     every = -(-flat.numel() // SAMPLE)
-    at = torch.tensor(PERCENTILES, dtype=torch.float32).div_(100).to(moment.device, non_blocking=True)
+    at = torch.tensor(PERCENTILES, dtype=torch.float32, device="cpu").div_(100).to(moment.device, non_blocking=True)
     return torch.quantile(flat[:: max(1, every)].float(), at).double()
 
 

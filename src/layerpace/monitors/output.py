@@ -95,7 +95,10 @@ class Output:
         if key not in self._keys:
             names, wanted = [layer.name for layer in self._layout.layers], set(own)
             places = [place for place, name in enumerate(names) if name in wanted]
-            self._keys[key] = [f"{q}/{names[p]}" for q in quantities for p in places], torch.tensor(places)
+            self._keys[key] = (
+                [f"{q}/{names[p]}" for q in quantities for p in places],
+                torch.tensor(places, device="cpu"),
+            )
         return self._keys[key]
 
     def _send(self, values: Mapping[str, float], step: int, moment: float) -> None:

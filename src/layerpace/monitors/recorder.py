@@ -92,7 +92,7 @@ class Recorder:
         """Read records that have the same kinds of numbers."""
         self._history.add_layers([layer.name for layer in self._layout.layers])
         found: list[tuple[Tensor, dict[str, Tensor]]] = []  # the places of layers, and [records, rows] by quantity
-        skipped = torch.zeros(len(records), dtype=torch.bool)
+        skipped = torch.zeros(len(records), dtype=torch.bool, device="cpu")
         for kind in zip(*(record.numbers for record in records), strict=True):
             columns = torch.stack([numbers.values.get() for numbers in kind]).permute(2, 0, 1).contiguous()
             fields = dict(zip(kind[0].fields, columns.unbind(0), strict=True))
@@ -101,7 +101,9 @@ class Recorder:
             found.append((self._place(kind[0].layers), kind[0].read(fields)))
         present = {name for _, quantities in found for name in quantities}
         names = tuple(name for name in QUANTITIES if name in present)
-        values = torch.full((len(records), len(names), len(self._history.layers)), math.nan, dtype=torch.float64)
+        values = torch.full(
+            (len(records), len(names), len(self._history.layers)), math.nan, dtype=torch.float64, device="cpu"
+        )
         for places, quantities in found:
             for name, value in quantities.items():
                 values[:, names.index(name)].index_copy_(1, places, value)
@@ -120,7 +122,7 @@ class Recorder:
 
     def _place(self, layers: tuple[str, ...]) -> Tensor:
         if layers not in self._places:
-            self._places[layers] = torch.tensor([self._history.place(name) for name in layers])
+            self._places[layers] = torch.tensor([self._history.place(name) for name in layers], device="cpu")
         return self._places[layers]
 
     def _note_latest(self, batch: Batch) -> None:

@@ -103,8 +103,10 @@ class Replay:
             found.append((column, quantity, self._places[layer]))
         quantities = list(dict.fromkeys(quantity for _, quantity, _ in found))
         order = {quantity: place for place, quantity in enumerate(quantities)}
-        indices = [torch.tensor(index) for index in zip(*((c, order[q], p) for c, q, p in found), strict=True)]
-        columns, orders, places = indices or [torch.zeros(0, dtype=torch.long)] * 3
+        indices = [
+            torch.tensor(index, device="cpu") for index in zip(*((c, order[q], p) for c, q, p in found), strict=True)
+        ]
+        columns, orders, places = indices or [torch.zeros(0, dtype=torch.long, device="cpu")] * 3
         return _Columns(len(keys), quantities, columns, orders, places, scalars)
 
     def add_layers(self, layers: Sequence[LayerInfo]) -> None:
@@ -119,7 +121,7 @@ class Replay:
         columns, steps = records[0].columns, [record.step for record in records]
         text = b",".join(record.values for record in records).replace(b"null", b"NaN")
         try:
-            values = torch.tensor(json.loads(b"[" + text + b"]"), dtype=torch.float64)
+            values = torch.tensor(json.loads(b"[" + text + b"]"), dtype=torch.float64, device="cpu")
             if values.shape != (len(records), columns.count):
                 raise ValueError
         except (ValueError, TypeError):
@@ -129,7 +131,7 @@ class Replay:
             series.steps.extend(steps)
             series.values.extend(values[:, column].tolist())
         if columns.quantities:
-            block = torch.full((len(records), len(columns.quantities), len(self.layers)), torch.nan)
+            block = torch.full((len(records), len(columns.quantities), len(self.layers)), torch.nan, device="cpu")
             block[:, columns.orders, columns.places] = values[:, columns.columns].float()
             times = [record.time for record in records]
             self.history.extend(steps, times, tuple(columns.quantities), block)

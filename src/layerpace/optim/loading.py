@@ -40,7 +40,7 @@ def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
         shapes |= dict.fromkeys(LATER, real_shape(param))
         for name in shapes.keys() & state.keys():
             value = state[name]
-            if name == "step" and torch.as_tensor(value).numel() == 1:
+            if name == "step" and torch.as_tensor(value, device="cpu").numel() == 1:
                 continue
             if not isinstance(value, Tensor):
                 raise ValueError(f"{name} of {where} must be a tensor, got {type(value).__name__}")
@@ -68,11 +68,11 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
         for name, value in saved.items():
             if name == "step":
                 device = step_device(layers, param, optimizer._settings)
-                step = torch.as_tensor(value, dtype=torch.float32).to(device)
+                step = torch.as_tensor(value, dtype=torch.float32, device="cpu").to(device)
                 step = step if step.shape == expected[name].shape else step.reshape(()).expand(expected[name].shape)
                 state[name] = step.clone()
             elif name == SEED:
-                state[name] = torch.as_tensor(value).detach().to("cpu", torch.int64, copy=True)
+                state[name] = torch.as_tensor(value, device="cpu").detach().to("cpu", torch.int64, copy=True)
             elif name in expected and (held is None or name in by_layer):
                 whole = value.full_tensor() if is_distributed(value) else value
                 state[name] = torch.empty_like(expected[name], device=param.device).copy_(whole)

@@ -276,7 +276,7 @@ class Sent:
             if not self._spares:
                 raise RuntimeError("too many steps in CUDA graphs: make one outside of them before the next capture")
             host = self._spares.pop()[: len(values)]
-            host.copy_(torch.tensor(values, dtype=torch.int64))
+            host.copy_(torch.tensor(values, dtype=torch.int64, device="cpu"))
             self.captured.append(host)
             self._known = None  # what a replay writes, the host does not see
         else:

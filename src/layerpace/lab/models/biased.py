@@ -57,8 +57,8 @@ class HalfDropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, 0.5)
-        words = torch.empty((x.numel() + 31) // 32, 1, dtype=torch.int32).random_(-(2**31), 2**31)
-        coins = (words >> torch.arange(32, dtype=torch.int32)) & 1
+        words = torch.empty((x.numel() + 31) // 32, 1, dtype=torch.int32, device="cpu").random_(-(2**31), 2**31)
+        coins = (words >> torch.arange(32, dtype=torch.int32, device="cpu")) & 1
         keep = coins.flatten()[: x.numel()].view(x.shape).to(x.dtype)
         return x * keep * 2.0
 

@@ -12,7 +12,7 @@ from layerpace.monitors.findings.view import MATRIX, View, median
 def depth(view: View) -> list[Finding]:
     """A trend of the gradient's norm from the first matrices to the last."""
     t = view.thresholds
-    logs = median(view.logs("grad_norm"), 0) if view.steps else torch.empty(0)
+    logs = median(view.logs("grad_norm"), 0) if view.steps else torch.empty(0, device="cpu")
     flags = view.enough & view.of_kind(MATRIX)
     flags &= ~logs.isnan() if len(logs) else flags
     values = logs[flags]
@@ -51,5 +51,5 @@ def depth(view: View) -> list[Finding]:
 def rank_correlation(values: Tensor) -> float:
     """Spearman's rank correlation of [n] values with their order."""
     ranks = values.argsort().argsort().double()
-    order = torch.arange(len(values), dtype=torch.float64)
+    order = torch.arange(len(values), dtype=torch.float64, device="cpu")
     return float(torch.corrcoef(torch.stack([ranks, order]))[0, 1])

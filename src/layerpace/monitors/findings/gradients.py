@@ -14,7 +14,7 @@ def no_gradient(view: View, free: Tensor) -> list[Finding]:
     records, least = len(view.steps), view.thresholds.min_records
     if records < least:
         return []
-    trained = torch.tensor([layer.trained for layer in view.layers], dtype=torch.bool) & free
+    trained = torch.tensor([layer.trained for layer in view.layers], dtype=torch.bool, device="cpu") & free
     counts = view.measured.sum(0)
     absent = trained & (_chances(view) >= least) & (counts == 0)
     left = trained & (counts >= 1) & _left(view)
@@ -125,7 +125,7 @@ def _chances(view: View) -> Tensor:
 
 def _left(view: View) -> Tensor:
     """bool [layers]: measured once, and no longer in records like those that it was measured in."""
-    out = torch.zeros(len(view.layers), dtype=torch.bool)
+    out = torch.zeros(len(view.layers), dtype=torch.bool, device="cpu")
     tail = view.measured[-view.window(len(view.steps)) :]
     for place in range(len(out)):
         mine = view.measured[:, place]

@@ -15,10 +15,10 @@ QUARTERS = 4
 def rotation(view: View) -> list[Finding]:
     """The layer rotation curve flattens well below a cosine distance of 1."""
     t, curve = view.thresholds, view.finite("cosine_distance")
-    flags = torch.zeros(len(view.layers), dtype=torch.bool)
-    ends = torch.full((len(view.layers),), torch.nan, dtype=torch.float64)
+    flags = torch.zeros(len(view.layers), dtype=torch.bool, device="cpu")
+    ends = torch.full((len(view.layers),), torch.nan, dtype=torch.float64, device="cpu")
     slowed = ends.clone()
-    steps = torch.tensor(view.steps, dtype=torch.float64)
+    steps = torch.tensor(view.steps, dtype=torch.float64, device="cpu")
     judged = view.enough & view.of_kind(MATRIX)
     for place in judged.nonzero()[:, 0].tolist():
         there = ~curve[:, place].isnan()

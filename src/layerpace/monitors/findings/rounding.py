@@ -19,7 +19,7 @@ def rounding(view: View) -> list[Finding]:
     names = view.names(flags)
     if not names:
         return []
-    middle = float(median(torch.tensor(pick(names, updates, view)), 0))
+    middle = float(median(torch.tensor(pick(names, updates, view), device="cpu"), 0))
     return [
         Finding(
             kind="lost_to_rounding",

@@ -27,7 +27,9 @@ def growing(view: View) -> list[Finding]:
     t, norms = view.thresholds, view.logs("weight_norm")
     total, exponential = _growth(view, norms)
     last = view.late(view.finite("weight_norm"))
-    large = torch.tensor([_large(view, place, float(norm)) for place, norm in enumerate(last)], dtype=torch.bool)
+    large = torch.tensor(
+        [_large(view, place, float(norm)) for place, norm in enumerate(last)], dtype=torch.bool, device="cpu"
+    )
     blown = total >= math.log10(t.growth)
     alone = total - _middle_of_kind(view, total) >= math.log10(t.outgrown)
     flags = view.enough & large & (blown | exponential | alone)
@@ -54,8 +56,8 @@ def growing(view: View) -> list[Finding]:
 
 def _growth(view: View, norms: Tensor) -> tuple[Tensor, Tensor]:
     """log10 of the growth of each layer, and whether each of its last two quarters has doubled it."""
-    total = torch.full((len(view.layers),), torch.nan, dtype=torch.float64)
-    exponential = torch.zeros(len(view.layers), dtype=torch.bool)
+    total = torch.full((len(view.layers),), torch.nan, dtype=torch.float64, device="cpu")
+    exponential = torch.zeros(len(view.layers), dtype=torch.bool, device="cpu")
     step = math.log10(view.thresholds.doubling)
     for place, column in enumerate(norms.unbind(1)):
         there = column[~column.isnan()]
@@ -142,7 +144,7 @@ def replaced(view: View, told: set[str]) -> list[Finding]:
     t = view.thresholds
     layers = zip(view.layers, view.kinds, view.initial.tolist(), strict=True)
     usual = [kind == MATRIX and gain(layer, norm) >= t.gain_low for layer, kind, norm in layers]
-    judged = torch.tensor(usual, dtype=torch.bool) & view.measured.any(0)
+    judged = torch.tensor(usual, dtype=torch.bool, device="cpu") & view.measured.any(0)
     updates = torch.minimum(view.finite("relative_update_l1"), view.finite("relative_update_l2"))
     jumps = (updates > t.jump) & judged
     jumped = jumps.any(0)
@@ -169,7 +171,7 @@ def replaced(view: View, told: set[str]) -> list[Finding]:
 
 def _settled_mean(view: View, flags: Tensor) -> Tensor:
     """Mean over the second half of each layer's records."""
-    out = torch.zeros(len(view.layers), dtype=torch.float64)
+    out = torch.zeros(len(view.layers), dtype=torch.float64, device="cpu")
     for place, column in enumerate(flags.unbind(1)):
         there = column[~column.isnan()]
         if len(there):

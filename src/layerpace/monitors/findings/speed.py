@@ -26,7 +26,7 @@ def learning_rate_low(view: View) -> list[Finding]:
     rows = median(logs[:, judged], 1)
     rows = rows[~rows.isnan()]
     top = float(torch.quantile(rows, 0.9)) if len(rows) else float("nan")
-    if not top < torch.tensor(t.update_low).log10():
+    if not top < torch.tensor(t.update_low, device="cpu").log10():
         return []
     return [
         Finding(
@@ -147,7 +147,7 @@ def initial_scale(view: View) -> list[Finding]:
     t = view.thresholds
     if not view.steps or view.steps[0] != 1:
         return []
-    gains = torch.full((len(view.layers),), torch.nan, dtype=torch.float64)
+    gains = torch.full((len(view.layers),), torch.nan, dtype=torch.float64, device="cpu")
     for place, (layer, kind, norm) in enumerate(zip(view.layers, view.kinds, view.initial.tolist(), strict=True)):
         if kind == MATRIX and norm > 0:
             gains[place] = gain(layer, norm)

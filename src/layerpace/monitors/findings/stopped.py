@@ -16,14 +16,14 @@ def stopped(view: View) -> list[Finding]:
     found = untrained(view)
     for rule in (no_gradient, no_update, dead):
         told = {name for finding in found for name in finding.layers}
-        free = torch.tensor([layer.name not in told for layer in view.layers], dtype=torch.bool)
+        free = torch.tensor([layer.name not in told for layer in view.layers], dtype=torch.bool, device="cpu")
         found += rule(view, free)
     return found
 
 
 def untrained(view: View) -> list[Finding]:
     """Layers that no optimizer has or that require no gradient."""
-    idle = torch.tensor([not layer.trained for layer in view.layers], dtype=torch.bool)
+    idle = torch.tensor([not layer.trained for layer in view.layers], dtype=torch.bool, device="cpu")
     names = view.names(idle)
     if not names or not bool((~idle).any()):
         return []

@@ -36,7 +36,7 @@ class View:
         self.layers: list[LayerInfo] = [known.get(name, LayerInfo(name, ())) for name in history.layers]
         places = [place for place, step in enumerate(history.steps) if until is None or step < until]
         self.steps = list(dict.fromkeys(history.steps[place] for place in places))
-        self._blank = torch.full((len(self.steps), len(self.layers)), torch.nan, dtype=torch.float64)
+        self._blank = torch.full((len(self.steps), len(self.layers)), torch.nan, dtype=torch.float64, device="cpu")
         self._values = {name: self._merged(history[name].double(), places) for name in history.quantities}
         seen = [~self[name].isnan() for name in (*UPDATES, RATE) if name in self]
         self.measured = torch.stack(seen).any(0) if seen else torch.zeros_like(self._blank, dtype=torch.bool)
@@ -44,7 +44,8 @@ class View:
             if name in self:
                 self._values[name] = torch.where(self.measured & self[name].isnan(), torch.inf, self[name])
         self.initial = self._first("weight_norm")
-        rms = self.initial / torch.tensor([max(1, layer.entries) for layer in self.layers], dtype=torch.float64).sqrt()
+        entries = torch.tensor([max(1, layer.entries) for layer in self.layers], dtype=torch.float64, device="cpu")
+        rms = self.initial / entries.sqrt()
         self.kinds = [
             MATRIX if len(layer.shape) >= 2 else SCALE if float(size) >= 0.5 else BIAS
             for layer, size in zip(self.layers, rms, strict=True)
@@ -84,7 +85,7 @@ class View:
 
     def of_kind(self, *kinds: str) -> Tensor:
         """bool [layers]."""
-        return torch.tensor([kind in kinds for kind in self.kinds], dtype=torch.bool)
+        return torch.tensor([kind in kinds for kind in self.kinds], dtype=torch.bool, device="cpu")
 
     @property
     def span(self) -> tuple[int, int] | None:
@@ -114,7 +115,7 @@ class View:
         return self._columns(values, lambda x: x[len(x) // 2 :])
 
     def _columns(self, values: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
-        out = torch.full((values.shape[1],), torch.nan, dtype=torch.float64)
+        out = torch.full((values.shape[1],), torch.nan, dtype=torch.float64, device="cpu")
         if not len(values):
             return out
         whole = ~values.isnan().any(0)
@@ -136,7 +137,7 @@ class View:
         for place in range(len(self.layers)):
             mine = shows[self.measured[:, place], place]
             out.append(bool(mine[-self.window(len(mine)) :].all()) if len(mine) else False)
-        return torch.tensor(out, dtype=torch.bool)
+        return torch.tensor(out, dtype=torch.bool, device="cpu")
 
     def since(self, alive: Tensor, flags: Tensor) -> tuple[int, int]:
         """From the last record in which any of the layers was alive, to the end."""

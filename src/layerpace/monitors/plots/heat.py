@@ -52,7 +52,7 @@ def trust_ratios(run: Run | History, ax: Axes | None = None, clipped: bool = Tru
     margin = 2.0 if high < 1.05 * low else 1.001  # one value: a scale around it
     low, high = low / margin, high * margin
     # As far as the light end of the layers' colours, on which a hatch shows.
-    seen = ListedColormap(colormaps["viridis"](torch.linspace(0, 0.92, 256).numpy()))
+    seen = ListedColormap(colormaps["viridis"](torch.linspace(0, 0.92, 256, device="cpu").numpy()))
     colours = seen.with_extremes(bad=NOT_MEASURED, under=ZERO, over=NOT_FINITE)
     heights = [k - 0.5 for k in range(len(names) + 1)]
     # A log norm takes a zero for missing; far below the scale it has the colour of zeros.

@@ -121,7 +121,7 @@ def joined(steps: list[int], column: torch.Tensor) -> tuple[list[float], torch.T
     for k in reversed(gaps.tolist()):
         at.insert(k, (at[k - 1] + at[k]) / 2)
         figures.insert(k, float("nan"))
-    return at, torch.tensor(figures)
+    return at, torch.tensor(figures, device="cpu")
 
 
 def alone(line: list[float], k: int) -> bool:
@@ -137,7 +137,7 @@ def draw_scalar(run: Run, name: str, axes: Axes) -> Axes:
     if not series.steps:
         raise ValueError(f"the scalar {name!r} of run {run.name!r} is empty; there is: {listed(run.scalars)}")
     tidy(axes)
-    values = torch.tensor(series.values)
+    values = torch.tensor(series.values, device="cpu")
     line = torch.where(values.isinf(), torch.nan, values).tolist()
     marker = "." if len(line) < 60 else ""
     axes.plot(series.steps, line, color=METHOD_COLOURS[0], linewidth=1.4, marker=marker)

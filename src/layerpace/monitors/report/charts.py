@@ -136,7 +136,7 @@ def ends(values: Tensor) -> dict[str, Tensor]:
         float32 [L] by name; nan for a curve that was never measured; ``least`` is of the finite values.
     """
     there = ~torch.isnan(values)
-    columns = torch.arange(values.shape[1])
+    columns = torch.arange(values.shape[1], device="cpu")
     never = ~there.any(0)
     first = values[there.to(torch.uint8).argmax(0), columns]
     last = values[len(values) - 1 - there.flip(0).to(torch.uint8).argmax(0), columns]
@@ -169,7 +169,7 @@ def in_words(chart: Chart, run: Run) -> str:
     said = [f"Steps {steps[int(rows[0])]} to {steps[int(rows[-1])]}, {_count(len(rows), 'record')}."]
     if len(known) > 1:
         (low, lowest), (high, highest) = min(known), max(known)
-        middle = float(torch.tensor([x for x, _ in known]).median())
+        middle = float(torch.tensor([x for x, _ in known], device="cpu").median())
         if digits(low) == digits(high):
             said.append(f"At the end {digits(low)} in all layers.")
         else:

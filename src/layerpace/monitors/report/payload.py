@@ -30,7 +30,7 @@ def curves(run: Run, quantity: str, points: int) -> dict[str, Any]:
     values = run.history[quantity]
     (rows,) = torch.nonzero((~torch.isnan(values)).any(1), as_tuple=True)
     values = values[rows]
-    steps = torch.tensor(run.history.steps)[rows].to(torch.float64)
+    steps = torch.tensor(run.history.steps, device="cpu")[rows].to(torch.float64)
     packed: dict[str, Any] = {"steps": pack(steps), **pack_curves(values, points)}
     packed |= {name: pack(x.to(torch.float32)) for name, x in ends(values).items()}
     return packed
@@ -38,8 +38,8 @@ def curves(run: Run, quantity: str, points: int) -> dict[str, Any]:
 
 def scalar(series: Series) -> dict[str, Any]:
     """A user's scalar, over its own steps."""
-    steps = torch.tensor(series.steps, dtype=torch.float64)
-    values = torch.tensor([math.nan if x is None else x for x in series.values], dtype=torch.float32)
+    steps = torch.tensor(series.steps, dtype=torch.float64, device="cpu")
+    values = torch.tensor([math.nan if x is None else x for x in series.values], dtype=torch.float32, device="cpu")
     values = torch.where(torch.isinf(values), torch.inf, values)
     return {"steps": pack(steps), **pack_curves(values.unsqueeze(1), SCALAR_POINTS)}
 

@@ -59,7 +59,7 @@ def keep(values: Tensor, points: int) -> Tensor:
         return torch.cat([x, x.new_full((short, layers), fill)]).view(buckets, size, layers)
 
     finite = torch.isfinite(values)
-    chosen = torch.zeros(buckets * size, layers, dtype=torch.bool).view(buckets, size, layers)
+    chosen = torch.zeros(buckets * size, layers, dtype=torch.bool, device="cpu").view(buckets, size, layers)
     for within, score in (
         (finite, values),
         (finite, -values),
@@ -73,7 +73,7 @@ def keep(values: Tensor, points: int) -> Tensor:
     for order in (measured, measured.flip(0)):  # the first and the last measured one
         place = order.to(torch.uint8).argmax(0)
         place = place if order is measured else records - 1 - place
-        kept[place, torch.arange(layers)] |= measured.any(0)
+        kept[place, torch.arange(layers, device="cpu")] |= measured.any(0)
     return kept
 
 
@@ -96,7 +96,7 @@ def pack_curves(values: Tensor, points: int) -> dict[str, str | bool]:
     """
     kept = keep(values, points).T
     wide = len(values) > 2**16
-    rows = torch.arange(len(values), dtype=torch.int32).expand(values.shape[1], -1)
+    rows = torch.arange(len(values), dtype=torch.int32, device="cpu").expand(values.shape[1], -1)
     places = rows[kept].contiguous()
     return {
         "counts": pack(kept.sum(1).to(torch.int32)),

@@ -103,7 +103,7 @@ class JSONL:
             TypeError: a value that is not a number.
             RuntimeError: the sink is closed.
         """
-        row = torch.tensor([[number(key, value) for key, value in values.items()]], dtype=torch.float64)
+        row = torch.tensor([[number(key, value) for key, value in values.items()]], dtype=torch.float64, device="cpu")
         self.log_many(tuple(values), [step], [now() if time is None else time], row)
 
     def log_many(self, keys: Sequence[str], steps: Sequence[int], times: Sequence[float], values: Tensor) -> None:

@@ -141,13 +141,13 @@ def matches(name: str, globs: str | None) -> bool:
 
 def last_figures(history: History, quantity: str) -> Tensor:
     """[layers]: the last one that was measured of each; nan: none."""
-    made = torch.full((len(history.layers),), torch.nan)
+    made = torch.full((len(history.layers),), torch.nan, device="cpu")
     if quantity not in history:
         return made
     table = history[quantity]
     known = ~table.isnan()
     latest = len(table) - 1 - known.flip(0).to(torch.uint8).argmax(dim=0)
-    return torch.where(known.any(dim=0), table[latest, torch.arange(table.shape[1])], made)
+    return torch.where(known.any(dim=0), table[latest, torch.arange(table.shape[1], device="cpu")], made)
 
 
 def pace_of(history: History) -> tuple[float | None, float | None]:

@@ -100,9 +100,9 @@ def spirals(arms: int = 3, points: int = 1500, noise: float = 0.15) -> Task:
     """
     generator = torch.Generator().manual_seed(0)
     count = points + points // 2
-    arm = torch.arange(count) % arms
-    radius = torch.rand(count, generator=generator).sqrt()
-    angle = 2 * math.pi * (arm / arms + radius) + noise * torch.randn(count, generator=generator)
+    arm = torch.arange(count, device="cpu") % arms
+    radius = torch.rand(count, generator=generator, device="cpu").sqrt()
+    angle = 2 * math.pi * (arm / arms + radius) + noise * torch.randn(count, generator=generator, device="cpu")
     inputs = 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     data = Dataset(inputs[:points], arm[:points], inputs[points:], arm[points:], classes=arms)
     return Task(name="spirals", data=data, model=partial(MODELS["mlp"], (2,), arms, width=64, depth=BASE_DEPTH))

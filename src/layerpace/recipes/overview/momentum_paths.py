@@ -52,14 +52,16 @@ def path(
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: choose from {', '.join(KINDS)}")
-    theta = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
+    theta = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64, device="cpu"))
     optimizer = Layerwise([theta], direction=direction(kind, momentum), rule=rules.Identity(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    slope = torch.tensor(curvature, dtype=torch.float64)
+    slope = torch.tensor(curvature, dtype=torch.float64, device="cpu")
     places = [theta.detach().clone()]
     goal = enough * float(loss(places[0][None], curvature))
     for _ in range(steps):
-        theta.grad = slope * theta.detach() + noise * torch.randn(2, generator=generator, dtype=torch.float64)
+        theta.grad = slope * theta.detach() + noise * torch.randn(
+            2, generator=generator, dtype=torch.float64, device="cpu"
+        )
         optimizer.step()
         places.append(theta.detach().clone())
         if float(places[-1].abs().max()) > FAR or float(loss(places[-1][None], curvature)) < goal:
@@ -69,7 +71,7 @@ def path(
 
 def loss(places: torch.Tensor, curvature: tuple[float, float]) -> torch.Tensor:
     """L at each place: [steps + 1]."""
-    return 0.5 * (torch.tensor(curvature, dtype=places.dtype) * places**2).sum(1)
+    return 0.5 * (torch.tensor(curvature, dtype=places.dtype, device="cpu") * places**2).sum(1)
 
 
 def run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def loss(curvature: Tensor, moments: Tensor) -> Tensor:
 
 def start(rates: int, dimensions: int) -> Tensor:
     """theta = a = 1 and v = 0 everywhere: [R, D, 3, 3]."""
-    x = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    x = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64, device="cpu")
     return torch.outer(x, x).expand(rates, dimensions, 3, 3)
 
 
@@ -108,7 +108,7 @@ def steps_to(powers: Sequence[tuple[Tensor, Tensor]], curvature: Tensor, batch: 
     then. Where it oscillates this is a later crossing than the first one; see `first_crossing`.
     """
     moments = start(len(powers[0][0]), len(curvature))
-    done = torch.zeros(len(moments), dtype=torch.float64)
+    done = torch.zeros(len(moments), dtype=torch.float64, device="cpu")
     for place in reversed(range(len(powers))):
         jumped = after(*powers[place], moments, batch)
         stays = ~(loss(curvature, jumped) <= target)  # nan: it has diverged
@@ -137,7 +137,7 @@ def first_crossing(walk: tuple[Tensor, Tensor], batch: float, target: float, lat
     """The first step of a walk with the loss at or below the target, for each rate; `later` where there is none."""
     free, added = walk
     there = free + added / batch <= target
-    first = there.int().argmax(0) + 1 if len(there) else torch.zeros(len(later))
+    first = there.int().argmax(0) + 1 if len(there) else torch.zeros(len(later), device="cpu")
     found = there.any(0).tolist()
     return [float(step) if hit else other for step, hit, other in zip(first.tolist(), found, later, strict=True)]
 
@@ -177,13 +177,13 @@ def tuned(
         A row a batch size: batch, steps (None: no rate reaches the target), lr, average, edge (1: the best rate is the
         lowest that was tried).
     """
-    curvature = 1 / torch.arange(1, dimensions + 1, dtype=torch.float64)
+    curvature = 1 / torch.arange(1, dimensions + 1, dtype=torch.float64, device="cpu")
     best: dict[float, tuple[float, float, float]] = {}  # batch: (steps, lr, average)
     coarse = grid(rule, count)
 
     def look(rates: Sequence[float], sizes: Sequence[float], average: float) -> None:
         """Try these rates at these batch sizes."""
-        step = maps(rule, curvature, torch.tensor(rates, dtype=torch.float64), average)
+        step = maps(rule, curvature, torch.tensor(rates, dtype=torch.float64, device="cpu"), average)
         powers = doubled(*step, most)
         enough = max(best[batch][0] if batch in best else math.inf for batch in sizes)  # later is no better
         walk = walked(*step, curvature, int(min(rule.restless(oscillation), most, enough)))

@@ -35,7 +35,7 @@ def reference(function: str, **arguments: object) -> str:
 
 def zipf(count: int, size: tuple[int, ...], generator: torch.Generator, tail: float = 0.8) -> Tensor:
     """Numbers below ``count``; k is drawn as often as (k + 1)^-tail."""
-    weights = torch.arange(1, count + 1).float() ** -tail
+    weights = torch.arange(1, count + 1, device="cpu").float() ** -tail
     drawn = torch.multinomial(weights, size[0] * size[1], replacement=True, generator=generator)
     return drawn.view(size)
 
@@ -76,13 +76,13 @@ def embeddings(
     not known to the model: it learns embeddings, and the network, from the pairs.
     """
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(entities, dim, generator=generator)
-    first = torch.randn(2 * dim, 24, generator=generator) / (2 * dim) ** 0.5
-    second = torch.randn(24, classes, generator=generator)
+    hidden = torch.randn(entities, dim, generator=generator, device="cpu")
+    first = torch.randn(2 * dim, 24, generator=generator, device="cpu") / (2 * dim) ** 0.5
+    second = torch.randn(24, classes, generator=generator, device="cpu")
     pairs = zipf(entities, (train + test, 2), generator)
     relations = (torch.tanh(2 * hidden[pairs].flatten(1) @ first) @ second).argmax(1)
-    noise = torch.rand(train + test, generator=generator) < 0.05
-    anything = torch.randint(classes, (train + test,), generator=generator)
+    noise = torch.rand(train + test, generator=generator, device="cpu") < 0.05
+    anything = torch.randint(classes, (train + test,), generator=generator, device="cpu")
     relations = torch.where(noise, anything, relations)
     data = Dataset(pairs[:train], relations[:train], pairs[train:], relations[train:], classes)
     return Task(name="shared-network", data=data, model=partial(SharedNetwork, entities, 2 * dim, classes), threads=1)
@@ -133,19 +133,21 @@ def attention(
     """
     a_topic, noise, topic_dim, telling_dim = 300, 2000, 12, 4
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randn(classes, topic_dim, generator=generator)
-    mark = torch.randn(telling_dim, generator=generator)
-    named = torch.cat([signs.repeat_interleave(a_topic, 0)] * 2 + [torch.zeros(noise, topic_dim)])
-    tells = torch.cat([torch.ones(classes * a_topic), -torch.ones(classes * a_topic + noise)])
+    signs = torch.randn(classes, topic_dim, generator=generator, device="cpu")
+    mark = torch.randn(telling_dim, generator=generator, device="cpu")
+    named = torch.cat([signs.repeat_interleave(a_topic, 0)] * 2 + [torch.zeros(noise, topic_dim, device="cpu")])
+    tells = torch.cat(
+        [torch.ones(classes * a_topic, device="cpu"), -torch.ones(classes * a_topic + noise, device="cpu")]
+    )
     vectors = torch.cat([named, tells[:, None] * mark], 1)
-    vectors = vectors + 1.2 * torch.randn(vectors.shape, generator=generator)
-    number, place = train + test, torch.arange(length)
-    topic = torch.randint(classes, (number, 1), generator=generator)
-    which = torch.randint(a_topic, (number, length), generator=generator)
-    others = torch.randint(classes, (number, length), generator=generator)
+    vectors = vectors + 1.2 * torch.randn(vectors.shape, generator=generator, device="cpu")
+    number, place = train + test, torch.arange(length, device="cpu")
+    topic = torch.randint(classes, (number, 1), generator=generator, device="cpu")
+    which = torch.randint(a_topic, (number, length), generator=generator, device="cpu")
+    others = torch.randint(classes, (number, length), generator=generator, device="cpu")
     documents = 2 * classes * a_topic + zipf(noise, (number, length), generator)
     documents = torch.where(place < 3 + 6, classes * a_topic + others * a_topic + which, documents)
-    said = torch.randint(1, 4, (number, 1), generator=generator)
+    said = torch.randint(1, 4, (number, 1), generator=generator, device="cpu")
     documents = torch.where(place < said, topic * a_topic + which, documents)
     targets = topic.squeeze(1)
     data = Dataset(documents[:train], targets[:train], documents[train:], targets[train:], classes)
@@ -157,12 +159,14 @@ class Factorisation(nn.Module):
 
     def __init__(self, users: int, movies: int, dim: int) -> None:
         super().__init__()
-        self.users, self.movies = nn.Parameter(torch.randn(users, dim)), nn.Parameter(torch.randn(movies, dim))
-        self.user_bias, self.movie_bias = nn.Parameter(torch.randn(users)), nn.Parameter(torch.randn(movies))
+        self.users = nn.Parameter(torch.randn(users, dim, device="cpu"))
+        self.movies = nn.Parameter(torch.randn(movies, dim, device="cpu"))
+        self.user_bias = nn.Parameter(torch.randn(users, device="cpu"))
+        self.movie_bias = nn.Parameter(torch.randn(movies, device="cpu"))
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.mul_(0.1)
-        self.bias = nn.Parameter(torch.tensor(1.0))
+        self.bias = nn.Parameter(torch.tensor(1.0, device="cpu"))
 
     def forward(self, pairs: Tensor) -> Tensor:
         user, movie = pairs.unbind(1)
