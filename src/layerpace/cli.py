@@ -7,6 +7,7 @@
 
 import contextlib
 import importlib.util
+import io
 import os
 import shlex
 import sys
@@ -50,6 +51,7 @@ def dispatch(arguments: Sequence[str]) -> None:
     except cyclopts.CycloptsError as error:
         complain(f"{error} (see layerpace --help)", EXIT_USAGE)
 
+    from .files import FileError
     from .lab.errors import LabError, Stopped, one_line
 
     try:
@@ -57,6 +59,8 @@ def dispatch(arguments: Sequence[str]) -> None:
         sys.stdout.flush()
     except LabError as error:
         complain(one_line(error), error.exit_status)
+    except FileError as error:  # one that is there and cannot be read
+        complain(one_line(error), EXIT_USAGE)
     except BrokenPipeError:
         raise
     except OSError as error:  # a folder that may not be written, a full disk
@@ -75,6 +79,8 @@ def main() -> None:
     if missing:
         extra = "report" if shows else "lab"
         complain(f"the layerpace command needs {', '.join(missing)}: pip install 'layerpace[{extra}]'", 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have letters that the encoding of a terminal lacks
+        sys.stdout.reconfigure(errors="replace")
     try:
         run(sys.argv[1:])
     except SystemExit as end:

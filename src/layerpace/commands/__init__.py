@@ -5,6 +5,8 @@ import sys
 import time
 from typing import NoReturn
 
+from ..printable import printable
+
 EXIT_USAGE = 2
 
 
@@ -15,7 +17,7 @@ def complain(message: str, status: int, each: bool = False) -> NoReturn:
     """
     rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
     if rank == "0" or each:
-        print(f"layerpace: {' '.join(message.split())}", file=sys.stderr)
+        print(f"layerpace: {printable(' '.join(message.split()))}", file=sys.stderr)
     else:
         time.sleep(2)  # torchrun ends all when the first one ends: let that be the one that speaks
     sys.exit(status)

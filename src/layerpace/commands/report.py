@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import App
 
+from ..printable import printable
 from . import EXIT_USAGE, complain
 from .options import flag
 
@@ -52,7 +53,7 @@ def add(app: App) -> None:
             path = write(runs, out, title)
         except (FileNotFoundError, ValueError) as error:
             complain(str(error), EXIT_USAGE)
-        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+        print(f"{printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
         if open:
             import webbrowser
 

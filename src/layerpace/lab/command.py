@@ -16,8 +16,7 @@ def run(
 ) -> None:
     """Make the comparison and print it: a table on stdout, or with `json` the whole of results.json."""
     memory.keep()
-    from rich.console import Console
-
+    from ..consoles import SafeConsole
     from .compare import Nobody, compare
     from .models import DEFAULT_MODEL
     from .parallel import processes, speaks
@@ -29,7 +28,7 @@ def run(
     from .stopping import StopSignals
     from .tasks import built_in, from_reference
 
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
 
     def warn(message: str) -> None:
         if speaks():
@@ -47,4 +46,4 @@ def run(
     if json:
         sys.stdout.write(to_json(results, indent=2) + "\n")
     else:
-        show(Console(), results)
+        show(SafeConsole(), results)

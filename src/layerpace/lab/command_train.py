@@ -14,8 +14,7 @@ from . import memory
 def run(request: Mapping[str, Any], *, out: Path | None, resume: bool, overwrite: bool, shard: str, json: bool) -> None:
     """Train and print how it ended; with `json` what DONE holds. Under torchrun, as one of its processes."""
     memory.keep()
-    from rich.console import Console
-
+    from ..consoles import SafeConsole
     from .parallel import processes
     from .records import to_json
     from .single import make, prepare
@@ -31,11 +30,11 @@ def run(request: Mapping[str, Any], *, out: Path | None, resume: bool, overwrite
         path = out or Path("runs") / f"train-{training.name}"
         with ExitStack() as stack:
             team.told(lambda: stack.enter_context(opened(path, training.config, resume, overwrite, restarted)))
-            shown = stack.enter_context(progress(Console(stderr=True), training, path, team))
+            shown = stack.enter_context(progress(SafeConsole(stderr=True), training, path, team))
             result = make(training, path, signals, shown, team)
     if not team.first:
         return
     if json:
         sys.stdout.write(to_json({"out": str(path), "config": training.config, **result}, indent=2) + "\n")
     else:
-        summary(Console(), training, path, result)
+        summary(SafeConsole(), training, path, result)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from ..printable import printable
 from .dataset import Dataset, raw_bytes, standardised, subset
 from .digits import digits
 from .downloads import fetch
@@ -31,7 +32,7 @@ Warn = Callable[[str], None]
 
 
 def to_stderr(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def load(name: str, data_dir: Path | None = None, warn: Warn = to_stderr) -> Dataset:

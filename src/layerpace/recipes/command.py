@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..consoles import SafeConsole
 from ..lab.errors import LabError, Stopped, UsageError, one_line
 from ..lab.records import LOCK, Lock, make_folder, to_json
 from ..lab.settings import usable
@@ -56,7 +57,7 @@ def run(settings: Settings) -> int:
         UsageError, LabError: nothing was begun.
         Stopped: a signal came; the same command goes on.
     """
-    console, err = Console(), Console(stderr=True)
+    console, err = SafeConsole(), SafeConsole(stderr=True)
     kept = settings.results or settings.out / "results"
     if settings.list:
         listed = chosen(settings.names) if settings.names else recipes().values()

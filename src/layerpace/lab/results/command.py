@@ -21,8 +21,7 @@ def run(
     json: bool = False,
 ) -> None:
     """Collect, choose, and print or write; see `layerpace results --help`."""
-    from rich.console import Console
-
+    from ...consoles import SafeConsole
     from ..records import to_json
     from .files import check, write
     from .found import find
@@ -33,7 +32,7 @@ def run(
         raise UsageError("--descending: say by which column, such as --sort test_score")
     if out is not None:
         check(out)
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
 
     def warn(message: str) -> None:
         console.print(message, style="yellow", soft_wrap=True, highlight=False, markup=False)
@@ -52,4 +51,4 @@ def run(
     if json:
         sys.stdout.write(to_json(picked, indent=1) + "\n")
     elif out is None:
-        show(Console(), rows, kinds, names, curves)
+        show(SafeConsole(), rows, kinds, names, curves)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...consoles import SafeConsole
 from .rows import Columns, Row
 
 FIRST = ("method", "lr", "seed")  # of what tells runs apart
@@ -46,7 +47,7 @@ def show(console: Console, rows: Sequence[Row], columns: Columns, names: Sequenc
     widths = {name: max(len(name), *(len(cell) for cell in cells[name])) for name in asked}
     shown = asked
     if not console.is_terminal:  # a file or another program: all of it, a line a row
-        console = Console(file=console.file, width=sum(widths.values()) + GAP * len(asked) + 2)
+        console = SafeConsole(file=console.file, width=sum(widths.values()) + GAP * len(asked) + 2)
     elif names is None:
         shown = fitting(asked, widths, console.width)
     if names is None:

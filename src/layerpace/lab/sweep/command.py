@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ...consoles import SafeConsole
 from ...monitors.follower import RUN as MONITOR
 from ..errors import Stopped, UsageError
 from ..methods import slug
@@ -50,7 +51,7 @@ def run(settings: Settings) -> int:
         UsageError, LabError: nothing was begun, or what is finished stays so.
         Stopped: a signal came; the same command goes on.
     """
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     # what a runner's module or a task of the user's prints is not part of the JSON document
     with redirect_stdout(sys.stderr) if settings.json else nullcontext():
         spec = load(settings.spec)
@@ -63,9 +64,9 @@ def run(settings: Settings) -> int:
     if settings.json:
         sys.stdout.write(to_json(summary.document(driver, spec.name), indent=2) + "\n")
     elif settings.dry_run:
-        plan(Console(), spec, driver)
+        plan(SafeConsole(), spec, driver)
     else:
-        summary.show(Console(), driver, spec.objective)
+        summary.show(SafeConsole(), driver, spec.objective)
     return 0 if settings.dry_run else failed
 
 

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from ...printable import printable_lines
 from .. import memory
 from ..errors import LabError, Stopped
 from ..records import CONFIG, DONE, Lock, to_json, write
@@ -211,10 +212,10 @@ def status(job: Job) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     if outcome.status == "failed":
-        print((job.folder / FAILED).read_text(), file=sys.stderr)
+        print(printable_lines((job.folder / FAILED).read_text(errors="replace")), file=sys.stderr)
         return RAISED
     if outcome.status == "lost":
-        print(outcome.detail, file=sys.stderr)
+        print(printable_lines(outcome.detail), file=sys.stderr)
     return 0 if outcome.status == "done" else 1
 
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...printable import printable
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.:-=+*#"
 ZERO, INFINITE, NOTHING = "0", "!", " "
@@ -44,8 +46,8 @@ def characters_for(encoding: str) -> Characters:
 
 
 def clean(text: str, characters: Characters = UNICODE) -> str:
-    """Without line ends and control sequences, which a name may hold; in ASCII where the terminal knows no more."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    """`printable`, in ASCII where the terminal knows no more."""
+    text = printable(text)
     return text.encode("ascii", "replace").decode() if characters is ASCII else text
 
 

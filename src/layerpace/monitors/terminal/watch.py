@@ -190,13 +190,13 @@ def watch(
     """
     if importlib.util.find_spec("rich") is None:
         raise ImportError("layerpace watch needs rich: pip install 'layerpace[report]'")
-    from rich.console import Console
+    from ...consoles import SafeConsole
 
     check_range("every", every, 0.1, 3600)
     if not path.is_dir():
         raise WatchError(f"{path} is {'not a folder' if path.exists() else 'not there'}")
     view = View(path, run, layers, sort)
-    console = Console(highlight=False) if console is None else console
+    console = SafeConsole(highlight=False) if console is None else console
     characters = characters_for(console.encoding)
     followed = not once and console.is_terminal and not console.is_dumb_terminal
     if followed:

@@ -1,0 +1,24 @@
+"""The consoles that layerpace prints to: no control character of a name gets past them to the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from .printable import printable_lines
+
+
+class SafeConsole(Console):
+    """What is printed has no control characters but those that rich itself sends: colours, and moves of the cursor.
+
+    A line end stays one, since tables are made of them: give a name that may hold some through `printable`.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable() or segment.text == "\n":
+                yield segment
+            else:
+                yield Segment(printable_lines(segment.text), segment.style)
