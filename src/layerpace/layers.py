@@ -7,12 +7,13 @@ dimension 0 into layers of their own (the three parts of a fused QKV matrix, sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from layerpace.checks import check_range
 
@@ -33,11 +34,28 @@ class ParameterLayers:
         name: of the parameter; where none is known, its place among the groups.
         excluded: neither the layer rule nor weight decay applies.
         sizes: rows of dimension 0 in each layer; None: the tensor is one layer.
+        shape: of the parameter that was described; None: it had none yet (a lazy module's).
+        said: the ``exclude`` and ``segments`` that it was described by.
     """
 
     name: str
     excluded: bool = False
     sizes: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = field(default=None, compare=False)
+    said: tuple[Exclude, Mapping[str, Segments] | Segments | None] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParameterLayers:
+        return self
+
+    def __reduce__(self) -> Any:
+        # A predicate or a sequence of the user's may refuse to be pickled, and what it said is known.
+        return type(self), (self.name, self.excluded, self.sizes, self.shape)
+
+    def describes(self, param: Tensor) -> bool:
+        """Whether the parameter still has the shape that it was described with."""
+        return self.shape == known_shape(param)
 
     @property
     def count(self) -> int:
@@ -66,6 +84,16 @@ class ParameterLayers:
         if self.sizes is None:
             return [row * (shape[0] if len(shape) else 1)]
         return [size * row for size in self.sizes]
+
+
+def known_shape(param: Tensor) -> tuple[int, ...] | None:
+    """The shape of a parameter; None: a lazy module has still to give it one."""
+    return None if is_lazy(param) else tuple(param.shape)
+
+
+def is_lazy(param: Any) -> bool:
+    """Whether the parameter gets its shape in the first forward pass of its module (``nn.LazyLinear``)."""
+    return isinstance(param, (UninitializedParameter, UninitializedBuffer))
 
 
 def is_vector(name: str, param: Tensor) -> bool:
@@ -145,7 +173,7 @@ def segment_sizes(segments: Segments, name: str, shape: Sequence[int]) -> tuple[
 def describe(
     name: str, place: str, param: Tensor, exclude: Exclude, segments: Mapping[str, Segments] | Segments | None
 ) -> ParameterLayers:
-    """The layers of one parameter.
+    """The layers of one parameter; of a lazy one, which has no shape yet, what its name tells.
 
     Args:
         name: of the parameter, "" where none is known; ``place`` stands for it then.
@@ -162,31 +190,57 @@ def describe(
         parts = matching[0] if matching else None
     else:
         parts = segments
+    said = exclude, segments
+    if is_lazy(param):
+        return ParameterLayers(name or place, not callable(exclude) and excluded(exclude, name, param), said=said)
     sizes = None if parts is None else segment_sizes(parts, name or place, param.shape)
-    return ParameterLayers(name or place, excluded(exclude, name, param), sizes if sizes and len(sizes) > 1 else None)
+    out, cut = excluded(exclude, name, param), sizes if sizes and len(sizes) > 1 else None
+    return ParameterLayers(name or place, out, cut, tuple(param.shape), said)
 
 
 def describe_group(
-    group: Mapping[str, Any], index: int, exclude: Exclude, segments: Mapping[str, Segments] | Segments | None
+    group: Mapping[str, Any],
+    index: int,
+    exclude: Exclude,
+    segments: Mapping[str, Segments] | Segments | None,
+    known: Mapping[Any, ParameterLayers] | None = None,
 ) -> dict[Tensor, ParameterLayers]:
     """The layers of each parameter of param group ``index``, whose own "exclude" and "segments" come first.
+
+    Args:
+        group, index: of the optimizer.
+        exclude, segments: of the optimizer.
+        known: layers that were described before, by parameter and by name. A parameter among them keeps its layers if
+            it has kept its shape; else it, or what now has its name, is described by what was said then.
 
     Raises:
         ValueError: also where a group holds a parameter twice, or has a glob that matches nothing.
     """
-    params = group["params"]
+    params, known = group["params"], known or {}
     if len(set(params)) < len(params):
         raise ValueError(f"parameter group {index} contains the same parameter twice")
     if "exclude" in group or "segments" in group:
         own_segments = group.get("segments")
         check_globs([group], group.get("exclude"), own_segments if isinstance(own_segments, Mapping) else None)
-    exclude, segments = group.get("exclude", exclude), group.get("segments", segments)
+    said = group.get("exclude", exclude), group.get("segments", segments)
     names = group.get("param_names") or [""] * len(params)
-    places = [f"group {index}, parameter {k}" for k in range(len(params))]
-    return {
-        param: describe(name, place, param, exclude, segments)
-        for name, place, param in zip(names, places, params, strict=True)
-    }
+    found: dict[Tensor, ParameterLayers] = {}
+    for k, (name, param) in enumerate(zip(names, params, strict=True)):
+        place = f"group {index}, parameter {k}"
+        before = known.get(param, known.get(name or place))
+        if before is not None and param in known and before.describes(param):
+            found[param] = before
+        else:
+            by = said if before is None or before.said is None else before.said
+            found[param] = describe(name, place, param, *by)
+    return found
+
+
+def all_described(groups: Sequence[Mapping[str, Any]], known: Mapping[Tensor, ParameterLayers]) -> bool:
+    """Whether the layers of every parameter are known, for the shape that it has now."""
+    return all(
+        (cut := known.get(param)) is not None and cut.describes(param) for group in groups for param in group["params"]
+    )
 
 
 def describe_again(
@@ -197,8 +251,10 @@ def describe_again(
 ) -> dict[Tensor, ParameterLayers]:
     """The layers of the parameters that are in the groups now, in their order; of those that have gone nothing is kept.
 
-    Parameters may have been put there by hand. Where all places have what they had, or another tensor of that name and
-    shape (accelerate puts the shards of FSDP2 there), the layers are those of the place; else new ones are described.
+    Parameters may have been put there by hand, or have another shape than they had: a lazy module gives them one in its
+    first forward pass, and ``param.data = ...`` another. Where all places have what they had, or another tensor of that
+    name and shape (accelerate puts the shards of FSDP2 there), the layers are those of the place; else new ones are
+    described.
     """
     places = [
         (name or f"group {index}, parameter {k}", param)
@@ -208,17 +264,16 @@ def describe_again(
         )
     ]
     if len(places) == len(known) and all(
-        name == cut.name and param.shape == old.shape
-        for (name, param), (old, cut) in zip(places, known.items(), strict=True)
+        name == cut.name and cut.describes(param) for (name, param), cut in zip(places, known.values(), strict=True)
     ):
         exchanged = {param: cut for (_, param), cut in zip(places, known.values(), strict=True)}
         if len(exchanged) == len(places):
             return exchanged
+    before: dict[Any, ParameterLayers] = {cut.name: cut for cut in known.values()}
+    before |= known
     found: dict[Tensor, ParameterLayers] = {}
     for index, group in enumerate(groups):
-        anew = any(param not in known for param in group["params"])
-        described = describe_group(group, index, exclude, segments) if anew else {}
-        found |= {param: known[param] if param in known else described[param] for param in group["params"]}
+        found |= describe_group(group, index, exclude, segments, before)
     return found
 
 
@@ -273,6 +328,12 @@ def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> lis
     """
     check_range("alpha", alpha, -1, 1)
     modules = _forward_order(model, example_input)
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise ValueError(
+            f"{', '.join(lazy[:5])} of a lazy module have no shape yet, which tells what a layer is: "
+            "pass example_input, or call the model once before"
+        )
     names = {id(p): name for name, p in model.named_parameters()}
     seen: set[int] = set()
     owned: list[list[tuple[str, nn.Parameter]]] = []

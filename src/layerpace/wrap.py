@@ -15,7 +15,7 @@ from layerpace.checks import check_range
 from layerpace.directions import SGD
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.held import Held, held_of
-from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_again
+from layerpace.layers import Exclude, ParameterLayers, Segments, all_described, check_globs, describe_again
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
 from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
 from layerpace.plan import Plan
@@ -135,8 +135,8 @@ class Wrapped(Optimizer):
         return dict(self._layers)
 
     def _describe(self) -> None:
-        """Cut parameters into layers, those too that were added to the inner optimizer."""
-        if any(param not in self._layers for group in self.param_groups for param in group["params"]):
+        """Cut parameters into layers, those too that were added to the inner optimizer, or have another shape now."""
+        if not all_described(self.param_groups, self._layers):
             automatic = {"exclude": self._exclude}
             groups = [group | automatic if group.get("exclude") == "auto" else group for group in self.param_groups]
             self._layers = describe_again(groups, self._layers, self._exclude, self._segments)

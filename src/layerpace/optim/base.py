@@ -18,7 +18,15 @@ from layerpace.backends import Velocity
 from layerpace.checks import check_choice, check_range
 from layerpace.directions import Direction
 from layerpace.entries import GroupOptions, Scaling, Settings
-from layerpace.layers import Exclude, ParameterLayers, Segments, check_globs, describe_again, describe_group
+from layerpace.layers import (
+    Exclude,
+    ParameterLayers,
+    Segments,
+    all_described,
+    check_globs,
+    describe_again,
+    describe_group,
+)
 from layerpace.optim.keeping import PlanKeeper
 from layerpace.optim.loading import cast_state, check_loadable
 from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
@@ -256,8 +264,8 @@ class Layerwise(Optimizer):
         return dict(self._layers)
 
     def _describe(self) -> None:
-        """Cut into layers what has been put into the groups by hand."""
-        if any(param not in self._layers for group in self.param_groups for param in group["params"]):
+        """Cut into layers what has been put into the groups by hand, or has another shape than it had."""
+        if not all_described(self.param_groups, self._layers):
             self._layers = describe_again(self.param_groups, self._layers, self._exclude, self._segments)
 
     # The step
