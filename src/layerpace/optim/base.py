@@ -30,6 +30,7 @@ from layerpace.layers import (
 from layerpace.optim.keeping import PlanKeeper
 from layerpace.optim.loading import cast_state, check_loadable
 from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
+from layerpace.optim.scaling import ForScalers
 from layerpace.optim.support import real, real_shape, step_device
 from layerpace.precision import MODES, STATE_DTYPES, moment_dtype
 from layerpace.rules import Rule
@@ -45,6 +46,9 @@ class Layerwise(Optimizer):
         c, b     <- R(sums over the layer)  the rule: trust ratio, percent delta, rotation, ...
         d = c*w + b*u                       the displacement, learning rate included
         w <- w - d                          or, with momentum: v <- momentum*v + (1 - dampening)*d;  w <- w - v
+
+    ``p.grad`` is read and never written. After ``scaler.step(optimizer)`` of a `torch.amp.GradScaler` it is as backward
+    left it, times the scale; to read or to clip gradients, call ``scaler.unscale_(optimizer)`` before, as with torch.
 
     Args:
         params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer. A group may have values of
@@ -105,8 +109,7 @@ class Layerwise(Optimizer):
         >>> optimizer.step()
     """
 
-    # GradScaler hands over its scale and its found_inf instead of waiting for the device to decide.
-    _step_supports_amp_scaling = True
+    _step_supports_amp_scaling = ForScalers()
 
     # Momentum after the rule; a method whose law it would break has none.
     _has_velocity = True
