@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-Part = TypeVar("Part")
+from layerpace.parts import Part, described
+
+Kind = TypeVar("Kind", bound=Part)
 
 
 def check_range(
@@ -61,13 +63,14 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def by_name(argument: str, value: Any, kind: type[Part], table: Mapping[str, type[Part]]) -> Part:
-    """The part of that name with its defaults, or ``value`` itself if it is one.
+def by_name(argument: str, value: Any, kind: type[Kind], table: Mapping[str, type[Kind]]) -> Kind:
+    """The part of that name with its defaults, ``value`` itself if it is one, or what it describes (`described`).
 
     Raises:
         ValueError: an unknown name.
         TypeError: neither a name nor an instance; a class is not an instance.
     """
+    value = described(value, argument)
     if isinstance(value, kind):
         return value
     if not isinstance(value, str):

@@ -22,8 +22,8 @@ __all__ = [
     "segment_sizes",
 ]  # fmt: skip
 
-Exclude: TypeAlias = "None | bool | str | Sequence[str] | Callable[[str, Tensor], bool]"
-Segments: TypeAlias = "int | str | Sequence[int]"
+Exclude: TypeAlias = None | bool | str | Sequence[str] | Callable[[str, Tensor], bool]
+Segments: TypeAlias = int | str | Sequence[int]
 
 
 @dataclass(frozen=True)

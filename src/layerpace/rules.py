@@ -9,6 +9,7 @@ Every rule works on all layers at once: its inputs and results are float64 vecto
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
@@ -27,6 +28,7 @@ from layerpace.clips import (
     clip_rule,
 )
 from layerpace.columns import Constants, Table
+from layerpace.parts import Part
 
 __all__ = [
     "ALL",
@@ -96,7 +98,7 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Part):
     """c, b <- R(row, lr, ...).
 
     Subclasses say which ``columns`` they read, whether they fold decoupled weight decay into (c, b), and whether
@@ -201,7 +203,9 @@ class TrustRatio(Rule):
         check_range("trust_coefficient", self.coefficient, 0, open_low=True)
         check_range("eps", self.eps, 0)
         check_choice("norm", self.norm, ("total", "sum", "direction"))
-        clip_rule(self.clip)
+        clip = clip_rule(self.clip)
+        if isinstance(self.clip, Mapping):  # of a configuration file: read once
+            object.__setattr__(self, "clip", clip)
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 from layerpace.clips.fixed import Bounds, ClipRule, LARCClip, Memory
 from layerpace.clips.moving import FallingBound, RunningBounds, TighteningBounds
 from layerpace.clips.text import arguments
+from layerpace.parts import described
 
 __all__ = [
     "CLIPS",
@@ -33,7 +34,7 @@ __all__ = [
     "clip_rule",
 ]
 
-Clip: TypeAlias = "None | float | str | Sequence[float] | ClipRule"
+Clip: TypeAlias = None | float | str | Sequence[float] | ClipRule
 CLIPS: dict[str, type[ClipRule]] = {
     cls.name: cls for cls in (Bounds, LARCClip, RunningBounds, TighteningBounds, FallingBound)
 }
@@ -50,6 +51,7 @@ def clip_rule(clip: Clip) -> ClipRule | None:
         TypeError: none of these.
         ValueError: values out of range, such as negative bounds or lower > upper; an unknown name or argument.
     """
+    clip = described(clip, "trust_clip")
     if clip is None or isinstance(clip, ClipRule):
         return clip
     if isinstance(clip, str):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerpace.checks import check_range
+from layerpace.parts import Part
 
 if TYPE_CHECKING:
     from layerpace.rules import Layers
@@ -18,7 +19,7 @@ Memory: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class ClipRule:
+class ClipRule(Part):
     """r <- clip(r); ``name`` is its name as text, ``state_names`` what it remembers of each layer."""
 
     name: ClassVar[str] = ""

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from layerpace.parts import Part
 from layerpace.tensors import Scalar, Tensors
 
 State = dict[str, Tensors]
 
 
 @dataclass(frozen=True)
-class Direction:
+class Direction(Part):
     """u, state <- D(g, w, state).
 
     A direction is a frozen dataclass; its fields are the options that param groups may override. ``w <- w - lr*u``

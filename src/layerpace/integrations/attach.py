@@ -6,7 +6,7 @@ import importlib
 import inspect
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from layerpace.monitors.follower import RECORDS
 from layerpace.monitors.processes import from_writer, writes
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.sharding import is_distributed
+from layerpace.signatures import name_keywords
 
 if TYPE_CHECKING:
     from layerpace.monitors.monitor import Monitor
@@ -34,6 +35,13 @@ def callback_classes(modules: Sequence[str], name: str, what: str, extra: str) -
     Raises:
         ImportError: none of them can be imported.
     """
+    found = _classes(modules, name)
+    if not found:
+        raise ImportError(f"{what} needs {extra}: pip install 'layerpace[{extra}]'")
+    return found
+
+
+def _classes(modules: Sequence[str], name: str) -> tuple[type, ...]:
     found = [sys.modules[module] for module in modules if sys.modules.get(module) is not None]
     for module in modules if not found else ():
         try:
@@ -41,9 +49,25 @@ def callback_classes(modules: Sequence[str], name: str, what: str, extra: str) -
             break
         except ModuleNotFoundError:
             continue
-    if not found:
-        raise ImportError(f"{what} needs {extra}: pip install 'layerpace[{extra}]'")
     return tuple(getattr(module, name) for module in found)
+
+
+def callback_of(modules: Sequence[str], name: str, known: Collection[str]) -> Callable[[type[Kind]], type[Kind]]:
+    """A decorator: the class has the library's callback class as a base, as far as the library is installed.
+
+    A configuration file names classes, and their kind is looked at before anything is made. Its ``**options`` become
+    those of `lp.Monitor` but for the ``known`` ones, for the same reason.
+    """
+
+    from layerpace.monitors.monitor import Monitor
+
+    def decorate(cls: type[Kind]) -> type[Kind]:
+        name_keywords(cls.__init__, Monitor.__init__, set(inspect.signature(Monitor).parameters) - set(known))
+        bases = _classes(modules, name)
+        space = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        return type(cls.__name__, (cls, *bases), space) if bases else cls
+
+    return decorate
 
 
 _MADE: dict[tuple[type, tuple[type, ...]], type] = {}

@@ -12,6 +12,7 @@ import torch
 from layerpace.integrations.attach import (
     based_on,
     callback_classes,
+    callback_of,
     check_layers,
     check_options,
     is_spread,
@@ -38,6 +39,7 @@ SETTINGS = (
 )
 
 
+@callback_of(LIBRARIES, "Callback", known=("self", "model", "optimizer", "every"))
 class LayerMonitor:
     """Watches how fast every layer trains, in a training that Lightning runs.
 

@@ -13,6 +13,7 @@ import torch
 from layerpace.integrations.attach import (
     based_on,
     callback_classes,
+    callback_of,
     check_layers,
     check_options,
     is_spread,
@@ -47,6 +48,7 @@ CLOCK = ("_runtime", "_per_second")
 NAMES = {"learning_rate": "lr", "grad_norm": "total_grad_norm"}
 
 
+@callback_of(("transformers",), "TrainerCallback", known=("self", "model", "optimizer", "every"))
 class LayerMonitorCallback:
     """Watches how fast every layer trains, in a training that transformers' Trainer runs.
 

@@ -35,6 +35,7 @@ from layerpace.optim.support import real, real_shape, step_device
 from layerpace.precision import MODES, STATE_DTYPES, moment_dtype
 from layerpace.rules import Rule
 from layerpace.sharding import is_distributed, local
+from layerpace.signatures import name_options
 
 NONFINITE = ("propagate", "skip", "raise")
 
@@ -178,6 +179,10 @@ class Layerwise(Optimizer):
             )
         super().__init__(params, defaults | options)
         check_globs(self.param_groups, self._exclude, self._segments)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        name_options(cls)
 
     # Param groups and layers
 
