@@ -3,7 +3,7 @@
 from layerpace import directions, integrations, layers, monitors, rules, schedules
 from layerpace.monitors import Monitor
 from layerpace.optim import LAMB, LAMBC, LARS, Layca, Layerwise, PercentDelta
-from layerpace.wrap import wrap
+from layerpace.wrap import Wrapped, wrap
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,7 @@ __all__ = [
     "Layerwise",
     "Monitor",
     "PercentDelta",
+    "Wrapped",
     "__version__",
     "directions",
     "integrations",

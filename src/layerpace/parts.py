@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -15,10 +15,11 @@ class Part:
     """
 
 
-def described(value: Any, argument: str) -> Any:
+def described(value: Any, argument: str, make: Callable[..., Any] | None = None) -> Any:
     """What {"class_path": "layerpace.directions.RAdam", "init_args": {"eps": 1e-8}} describes; else the value itself.
 
     LightningCLI hands the arguments of an optimizer over like this: it makes the optimizer, and nothing inside of it.
+    With ``make`` that makes the value of the class and its arguments.
 
     Raises:
         ValueError: no such class, or another key.
@@ -42,4 +43,4 @@ def described(value: Any, argument: str) -> Any:
         key: tuple(item) if isinstance(item, list) else described(item, f"{argument}, {key}")
         for key, item in (value.get("init_args") or {}).items()
     }
-    return cls(**arguments)
+    return cls(**arguments) if make is None else make(cls, **arguments)

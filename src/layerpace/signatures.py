@@ -19,7 +19,7 @@ def name_options(cls: type) -> None:
     for name, parameter in inspect.signature(init).parameters.items():
         kind = _hints(init).get(name) if parameter.kind is parameter.VAR_KEYWORD else None
         if get_origin(kind) is Unpack:
-            name_keywords(init, super(cls, cls).__init__, get_type_hints(get_args(kind)[0]))  # type: ignore[misc]
+            name_keywords(init, super(cls, cls).__init__, get_type_hints(get_args(kind)[0]))  # type: ignore[arg-type]
 
 
 def name_keywords(function: Callable[..., Any], source: Callable[..., Any], names: Collection[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Self, SupportsIndex
 from weakref import finalize, ref
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from layerpace import rules
 from layerpace.checks import check_range
@@ -18,6 +19,7 @@ from layerpace.held import Held, held_of
 from layerpace.layers import Exclude, ParameterLayers, Segments, all_described, check_globs, describe_again
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
 from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
+from layerpace.parts import described
 from layerpace.plan import Plan
 from layerpace.rules import Rule
 from layerpace.sharding import check_placements, is_distributed, local
@@ -74,17 +76,36 @@ def wrap(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"wrap needs a torch.optim.Optimizer, got {type(optimizer).__name__}")
     check_range("min_rms", min_rms, 0)
-    return Wrapped(optimizer, rules.get(rule), exclude, segments, min_rms)
+    made = Wrapped.__new__(Wrapped)
+    made._put_around(optimizer, rules.get(rule), exclude, segments, min_rms)
+    return made
 
 
 class Wrapped(Optimizer):
-    """A torch optimizer whose steps go through a layer rule; made by `wrap`.
+    """A torch optimizer whose steps go through a layer rule: `wrap`, where a trainer or a file makes the optimizer::
+
+        optimizer:
+          class_path: layerpace.Wrapped
+          init_args:
+            optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+            rule: rotation
+
+    Args:
+        params: as for any torch optimizer.
+        optimizer: what makes the torch optimizer of them: a class, a function, ``partial(AdamW, lr=0.01)``; or the
+            mapping with class_path and init_args above, which LightningCLI hands over as it is.
+        rule, exclude, segments, min_rms: see `wrap`.
 
     Attributes:
         inner: the torch optimizer.
         rule: the rule.
         readers: of ``last_plan`` after the next steps; for them it is kept, and with it a copy of the weights.
         last_plan: what the rule did in the last step; None: nothing, or it was not kept.
+
+    Example:
+        >>> import torch, layerpace as lp
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = lp.Wrapped(model.parameters(), torch.optim.AdamW, "trust_ratio")
     """
 
     inner: Optimizer
@@ -98,6 +119,25 @@ class Wrapped(Optimizer):
     _held: dict[Tensor, Held]
 
     def __init__(
+        self,
+        params: ParamsT,
+        optimizer: Callable[[ParamsT], Optimizer],
+        rule: str | Rule,
+        *,
+        exclude: Exclude = "auto",
+        segments: Mapping[str, Segments] | None = None,
+        min_rms: float = 1e-3,
+    ) -> None:
+        make = described(optimizer, "optimizer", partial)
+        if not callable(make):
+            raise TypeError(f"Wrapped needs what makes an optimizer, such as torch.optim.AdamW, got {optimizer!r}")
+        inner = make(params)
+        if not isinstance(inner, Optimizer):
+            raise TypeError(f"Wrapped needs what makes a torch.optim.Optimizer, got {inner!r} of {make!r}")
+        check_range("min_rms", min_rms, 0)
+        self._put_around(inner, rules.get(rule), exclude, segments, min_rms)
+
+    def _put_around(
         self,
         optimizer: Optimizer,
         rule: Rule,

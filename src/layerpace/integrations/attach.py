@@ -62,7 +62,9 @@ def callback_of(modules: Sequence[str], name: str, known: Collection[str]) -> Ca
     from layerpace.monitors.monitor import Monitor
 
     def decorate(cls: type[Kind]) -> type[Kind]:
-        name_keywords(cls.__init__, Monitor.__init__, set(inspect.signature(Monitor).parameters) - set(known))
+        options = set(inspect.signature(Monitor).parameters) - set(known)
+        for made_by in (cls.__new__, cls.__init__):
+            name_keywords(made_by, Monitor.__init__, options)
         bases = _classes(modules, name)
         space = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         return type(cls.__name__, (cls, *bases), space) if bases else cls

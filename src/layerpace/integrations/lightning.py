@@ -39,7 +39,7 @@ SETTINGS = (
 )
 
 
-@callback_of(LIBRARIES, "Callback", known=("self", "model", "optimizer", "every"))
+@callback_of(LIBRARIES, "Callback", known=("model", "optimizer", "every"))
 class LayerMonitor:
     """Watches how fast every layer trains, in a training that Lightning runs.
 

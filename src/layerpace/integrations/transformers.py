@@ -48,7 +48,7 @@ CLOCK = ("_runtime", "_per_second")
 NAMES = {"learning_rate": "lr", "grad_norm": "total_grad_norm"}
 
 
-@callback_of(("transformers",), "TrainerCallback", known=("self", "model", "optimizer", "every"))
+@callback_of(("transformers",), "TrainerCallback", known=("model", "optimizer", "every"))
 class LayerMonitorCallback:
     """Watches how fast every layer trains, in a training that transformers' Trainer runs.
 
