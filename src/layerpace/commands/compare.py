@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import DataName, flag, many
+from .options import DataName, Whole, WholeOrNone, flag, many
 
 EXAMPLES = """
 Examples:
@@ -38,20 +38,20 @@ def add(app: App) -> None:
         methods: Annotated[tuple[str, ...] | None, many] = None,
         lr_grid: Annotated[tuple[float, ...], many] = (),
         choose: Literal["score", "steps"] = "score",
-        seeds: int = 3,
-        steps: int | None = None,
-        batch_size: int | None = None,
+        seeds: Whole = 3,
+        steps: WholeOrNone = None,
+        batch_size: WholeOrNone = None,
         schedule: str | None = None,
         device: str = "cpu",
         dtype: Literal["fp32", "bf16"] = "fp32",
-        threads: int | None = None,
-        eval_every: int | None = None,
-        eval_size: int = 2000,
-        record_every: int | None = None,
-        accumulate: int = 1,
-        warmup: int = 0,
+        threads: WholeOrNone = None,
+        eval_every: WholeOrNone = None,
+        eval_size: Whole = 2000,
+        record_every: WholeOrNone = None,
+        accumulate: Whole = 1,
+        warmup: Whole = 0,
         lr_scaling: Literal["none", "linear", "sqrt"] = "none",
-        base_batch_size: int | None = None,
+        base_batch_size: WholeOrNone = None,
         shard: Literal["ddp", "fsdp"] = "ddp",
         target: float | None = None,
         validation: float | None = None,
@@ -81,6 +81,7 @@ def add(app: App) -> None:
         task
             A task of your own instead of --data and --model: package.module:function or path/to/file.py:function,
             a function that returns a layerpace.lab.Task; with its arguments, if it takes any: "file.py:f(noise=0.1)".
+            The code is imported and run with your rights: name none that you do not trust.
         methods
             NAME or NAME:option=value,... with NAME sgd, nesterov, adam, adamw, radam, lars, lamb, lambc,
             percent-delta, layca, ..., or DIRECTION+RULE such as radam+trust_ratio. lr=0.001/0.003 gives rates to try.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import flag
+from .options import WholeOrNone, flag
 
 EXIT_FAILED = 3
 
@@ -39,7 +39,7 @@ def add(app: App) -> None:
         page: Annotated[bool, flag] = False,
         data_dir: Path | None = None,
         device: str | None = None,
-        jobs: int | None = None,
+        jobs: WholeOrNone = None,
         executor: Literal["local", "ray"] = "local",
         address: str | None = None,
         json: Annotated[bool, flag] = False,

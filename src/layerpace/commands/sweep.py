@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import flag
+from .options import Whole, WholeOrNone, flag
 
 EXIT_FAILED = 3
 
@@ -32,6 +32,9 @@ A spec in TOML; [base], [grid] and [[runs]] have the options of layerpace train,
 Instead of lists of rates, [search] kind = "rates" finds them, and kind = "optuna" searches any of the options.
 runner = "file.py:function" makes runs of your own: def function(config, folder) -> dict.
 
+A spec is trusted: the runner and the task that it names are imported and run, whatever they are, as is a spec that is
+a Python function. Read a spec of others first; a dry run of a .toml file imports none of the code that it names.
+
 Examples:
 
   layerpace sweep rates.toml --dry-run
@@ -55,8 +58,8 @@ def add(app: App) -> None:
         out: Path | None = None,
         executor: Literal["local", "ray"] = "local",
         address: str | None = None,
-        jobs: int | None = None,
-        retries: int = 2,
+        jobs: WholeOrNone = None,
+        retries: Whole = 2,
         keep_failed: Annotated[bool, flag] = False,
         dry_run: Annotated[bool, flag] = False,
         json: Annotated[bool, flag] = False,
@@ -72,7 +75,7 @@ def add(app: App) -> None:
         ----------
         spec
             A .toml file, or path/to/file.py:function (package.module:function) that returns the same as a dict, or a
-            list of runs.
+            list of runs; it is run with your rights, and so are the runner and the tasks that a spec names.
         out
             Folder for the runs; by default runs/sweep-NAME.
         executor
@@ -88,7 +91,7 @@ def add(app: App) -> None:
         keep_failed
             Leave runs alone that failed at an earlier start; else they are tried again.
         dry_run
-            Check the spec, list the runs, and write nothing.
+            Check the spec, list the runs, write nothing, and import no code that a .toml file names.
         json
             Print one JSON document on stdout, with every run and its result, and nothing else there.
         """

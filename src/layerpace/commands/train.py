@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import DataName, flag
+from .options import DataName, Whole, WholeOrNone, flag
 
 EXAMPLES = """
 Examples:
@@ -37,21 +37,21 @@ def add(app: App) -> None:
         data_dir: Path | None = None,
         model: str | None = None,
         task: str | None = None,
-        seed: int = 0,
-        steps: int | None = None,
-        batch_size: int | None = None,
-        accumulate: int = 1,
+        seed: Whole = 0,
+        steps: WholeOrNone = None,
+        batch_size: WholeOrNone = None,
+        accumulate: Whole = 1,
         schedule: str | None = None,
-        warmup: int = 0,
+        warmup: Whole = 0,
         lr_scaling: Literal["none", "linear", "sqrt"] = "none",
-        base_batch_size: int | None = None,
+        base_batch_size: WholeOrNone = None,
         shard: Literal["ddp", "fsdp"] = "ddp",
         device: str = "cpu",
         dtype: Literal["fp32", "bf16"] = "fp32",
-        threads: int | None = None,
-        eval_every: int | None = None,
-        eval_size: int = 2000,
-        record_every: int | None = None,
+        threads: WholeOrNone = None,
+        eval_every: WholeOrNone = None,
+        eval_size: Whole = 2000,
+        record_every: WholeOrNone = None,
         target: float | None = None,
         validation: float = 0.0,
         out: Path | None = None,
@@ -86,6 +86,7 @@ def add(app: App) -> None:
         task
             A task of your own instead of --data and --model: package.module:function or path/to/file.py:function,
             a function that returns a layerpace.lab.Task; with its arguments, if it takes any: "file.py:f(noise=0.1)".
+            The code is imported and run with your rights: name none that you do not trust.
         seed
             Of the initial weights and of the order of the data.
         steps

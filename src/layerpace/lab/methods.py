@@ -170,16 +170,36 @@ class Method:
             params, direction=direction(**inner["direction"]), rule=rule(**inner["rule"]), lr=lr, **own
         )
 
-    def check(self, rates: Iterable[float], model: nn.Module) -> None:
-        """Raise a UsageError for any value that the optimizer itself refuses for this model."""
+    def check(self, rates: Iterable[float], model: nn.Module, device: str = "cpu") -> None:
+        """Raise a UsageError for any value that the optimizer itself refuses for this model.
+
+        Some it refuses at its first step only: a backend that is not for this device, a number that no float32 holds.
+        So on a CPU it makes one of the smallest matrix and the smallest vector, which changes these two.
+        """
         for lr in rates:
             try:
-                self.build(model.named_parameters(), lr, self.multipliers(model))
-            except (TypeError, ValueError) as error:
+                optimizer = self.build(model.named_parameters(), lr, self.multipliers(model))
+                if device == "cpu":
+                    try_out(optimizer, model)
+            except FloatingPointError:  # it refuses gradients
+                continue
+            except (TypeError, ValueError, ArithmeticError, RuntimeError, ImportError) as error:
                 raise UsageError(f"--methods {self.spec}: {one_line(error)}") from None
 
     def rates_to_try(self, grid: tuple[float, ...]) -> tuple[float, ...]:
         return self.rates or grid or (self.default_lr,)
+
+
+def try_out(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """A step with gradients of 0.001 for the smallest trainable matrix and the smallest vector alone."""
+    params = sorted((p for p in model.parameters() if p.requires_grad and p.numel()), key=Tensor.numel)
+    some = [p for p in params if p.ndim > 1][:1] + [p for p in params if p.ndim <= 1][:1]
+    for param in some:
+        param.grad = torch.full_like(param, 1e-3)
+    with torch.random.fork_rng([]):  # rounding may draw from it
+        optimizer.step()
+    for param in some:
+        param.grad = None
 
 
 def grouped(named: list[tuple[str, Tensor]], multipliers: Mapping[str, float]) -> list[Any]:
@@ -296,8 +316,17 @@ def parse_method(spec: str, rates: Mapping[str, float] | None = None) -> Method:
 
 
 def split_outside_brackets(text: str) -> list[str]:
-    """Split at commas, except within brackets."""
-    return [part for part in re.split(r",(?![^(\[{]*[)\]}])", text) if part]
+    """Split at commas, except where the next bracket after one closes."""
+    parts, end, closes = [], len(text), False
+    for place in range(len(text) - 1, -1, -1):  # from behind, in one pass: texts of users may be long
+        letter = text[place]
+        if letter in "([{)]}":
+            closes = letter in ")]}"
+        elif letter == "," and not closes:
+            parts.append(text[place + 1 : end])
+            end = place
+    parts.append(text[:end])
+    return [part for part in reversed(parts) if part]
 
 
 def number(spec: str, text: str) -> float:
@@ -311,7 +340,7 @@ def literal(text: str) -> Any:
     """A Python value: number, True, None, (a, b); a/b is a tuple too; any other word is a string."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that Python's parser may say of it
         pieces = text.split("/")
         return tuple(literal(piece) for piece in pieces) if len(pieces) > 1 and all(pieces) else text
 

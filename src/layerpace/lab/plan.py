@@ -11,7 +11,7 @@ import torch
 from .errors import UsageError
 from .methods import DEFAULT_METHODS, DEFAULT_RATES, Method, parse_method, slug
 from .records import digest
-from .settings import Options, Settings, check, decide, facts
+from .settings import MOST_RUNS, Options, Settings, check, decide, facts
 from .tasks import Task
 
 VALIDATION_SHARE = 0.1
@@ -84,9 +84,9 @@ def plan(request: Request, task: Task) -> Plan:
     if not methods:
         raise UsageError("--methods: name at least one")
     tried = {method: method.rates_to_try(request.lr_grid) for method in methods}
-    model = task.model()
-    for method, rates in tried.items():
-        method.check(rates, model)
+    runs = sum(map(len, tried.values())) * request.seeds
+    if runs > MOST_RUNS:
+        raise UsageError(f"{runs:,} runs of {len(methods)} methods, their rates and --seeds: at most {MOST_RUNS:,}")
     cells = tuple(Cell(m, lr, seed) for m in methods for lr in tried[m] for seed in range(request.seeds))
     if len(
         {(c.method.name, str(sorted(c.method.options.items())), c.method.schedule, c.lr, c.seed) for c in cells}
@@ -101,6 +101,9 @@ def plan(request: Request, task: Task) -> Plan:
         raise UsageError("--validation 0: several rates need held-out examples to choose by")
     if request.choose == "steps" and settings.target is None:
         raise UsageError("--choose steps: there is no target to count steps to; pass --target")
+    model = task.model()
+    for method, rates in tried.items():
+        method.check([lr * settings.lr_scale for lr in rates], model, settings.device.type)
     known = facts(task, model.named_parameters())
     config = {
         "version": known["version"],

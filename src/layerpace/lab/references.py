@@ -14,6 +14,7 @@ from .errors import UsageError, one_line
 
 # The shortest place, so that a colon within the brackets does not end it; a name has none of :( and so ends at its own.
 FORM = re.compile(r"(?P<place>.+?):(?P<name>\w+)(?P<call>\(.*\))?", re.DOTALL)
+LONGEST = 10_000  # characters; the time that FORM takes grows with their square
 KINDS = "package.module:function or path/to/file.py:function"
 
 
@@ -34,7 +35,7 @@ class Reference:
     @classmethod
     def of(cls, text: str) -> Reference:
         """Read one; a UsageError says what is wrong with it."""
-        found = FORM.fullmatch(text)
+        found = FORM.fullmatch(text) if len(text) <= LONGEST else None
         if found is None:
             raise UsageError(f"write {KINDS}, with or without arguments such as (noise=0.1)")
         return cls(found["place"], found["name"], literals(found["call"] or "()"))
@@ -64,8 +65,8 @@ def literals(call: str) -> dict[str, Any]:
     """{"noise": 0.1} of "(noise=0.1)"; a UsageError for anything but keywords with Python literals."""
     try:
         made = ast.parse(f"f{call}", mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{call} is no list of arguments: {one_line(error)}") from None
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise UsageError(f"{call[:200]} is no list of arguments: {one_line(error)}") from None
     if not isinstance(made, ast.Call) or not isinstance(made.func, ast.Name):  # f(a=1)(b=2)
         raise UsageError(f"{call} is no list of arguments such as (noise=0.1)")
     if made.args or any(keyword.arg is None for keyword in made.keywords):
@@ -76,8 +77,8 @@ def literals(call: str) -> dict[str, Any]:
             raise UsageError(f"{call}: {keyword.arg} is there twice")
         try:
             found[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except ValueError:
-            written = ast.unparse(keyword.value)
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            written = ast.get_source_segment(f"f{call}", keyword.value) or "..."
             raise UsageError(
                 f"{keyword.arg}={written} is not a literal: write a number, 'text', True, None or (1, 2)"
             ) from None

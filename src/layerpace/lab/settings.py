@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import UsageError, one_line
 from .parallel import own_device
 from .records import digest
 from .schedule import Schedule
@@ -19,13 +20,18 @@ from .tasks import Task
 VERSION = 3  # of the run folder's layout and of what a run computes
 DTYPES = ("fp32", "bf16")
 SCALINGS = ("none", "linear", "sqrt")
-COUNTS = {  # least values
-    "steps": 1, "batch_size": 1, "threads": 1, "eval_every": 1, "eval_size": 1, "record_every": 1, "seeds": 1,
-    "seed": 0, "accumulate": 1, "warmup": 0, "base_batch_size": 1,
+MOST = 2**31 - 1
+MOST_RUNS = 100_000  # of a comparison or a sweep: each is a folder, and what is checked before the first one starts
+COUNTS = {  # least and most: the loss of every step is kept, and torch dies of threads that the system does not give
+    "steps": (1, 10**8), "batch_size": (1, MOST), "threads": (1, 1024), "eval_every": (1, MOST), "eval_size": (1, MOST),
+    "record_every": (1, MOST), "seeds": (1, 10_000), "seed": (0, 2**63 - 1), "accumulate": (1, MOST),
+    "warmup": (0, MOST), "base_batch_size": (1, MOST),
 }  # fmt: skip
 NUMBERS = ("lr", "validation", "target", "checkpoint_seconds")
+KINDS = ("cpu", "cuda")  # of devices; sums of float64 are not had on mps
 WORDS = {"dtype": DTYPES, "lr_scaling": SCALINGS}
 NEEDED = ("seed", "seeds", "accumulate", "warmup", "dtype", "lr_scaling", "checkpoint_seconds", "device")
+LARGEST = int(sys.float_info.max)
 TEXTS = ("task", "data", "model", "method", "device", "data_dir")
 
 
@@ -106,11 +112,14 @@ def check(options: Mapping[str, Any]) -> None:
         elif key in COUNTS:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise UsageError(f"{name} {value!r}: must be a whole number")
-            if value < COUNTS[key]:
-                raise UsageError(f"{name} {value}: must be at least {COUNTS[key]}")
+            low, high = COUNTS[key]
+            if value < low:
+                raise UsageError(f"{name} {brief(value)}: must be at least {low}")
+            if value > high:
+                raise UsageError(f"{name} {brief(value)}: must be at most {high}")
         elif key in NUMBERS:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UsageError(f"{name} {value!r}: must be a number")
+            if not finite(value):
+                raise UsageError(f"{name} {brief(value)}: must be a number")
             if key in ("lr", "checkpoint_seconds") and value < 0:
                 raise UsageError(f"{name} {value}: must be 0 or more" + " seconds" * (key == "checkpoint_seconds"))
         elif key in WORDS:
@@ -123,6 +132,20 @@ def check(options: Mapping[str, Any]) -> None:
                 raise UsageError(f"{name} {value}: {error}") from None
         elif key in TEXTS and not isinstance(value, str):
             raise UsageError(f"{name} {value!r}: must be text")
+
+
+def finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold, which whole numbers of JSON and TOML need not be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) <= LARGEST
+
+
+def brief(value: Any) -> str:
+    """A value for an error, which may be a number of thousands of digits."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value)
 
 
 def decide(options: Options, task: Task) -> Settings:
@@ -182,12 +205,14 @@ def lr_scale(options: Options, batch_size: int) -> float:
 
 
 def usable(name: str) -> torch.device:
-    """The device of a name; a UsageError if this machine does not have it."""
+    """The device of a name; a UsageError if this machine does not have it, or if it cannot do what a step needs."""
     try:
         device = torch.device(own_device(name))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {' '.join(str(error).split())[:120]}") from None
+        if device.type not in KINDS or (device.type == "cpu" and device.index):
+            raise RuntimeError("choose from cpu, cuda, cuda:1, ...")
+        torch.ones(1, device=device, dtype=torch.float64).item()  # the sums of a step are of this kind
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"--device {name}: {one_line(error)[:120]}") from None
     return device
 
 

@@ -133,8 +133,8 @@ def make(training: Training, path: Path, signals: StopSignals, on_point: OnPoint
         return made.train(signals, shown)
 
 
-def prepare(request: Mapping[str, Any]) -> Training:
-    """Check a request, or a config, and load its task."""
+def options_of(request: Mapping[str, Any]) -> tuple[dict[str, Any], Method]:
+    """The options of a request, or a config, and its method: all that can be checked without the task."""
     unknown = [key for key in request if key not in (*DEFAULTS, *FACTS)]
     if unknown:
         raise UsageError(f"unknown option {unknown[0]!r}{guess(unknown[0], DEFAULTS)}; known: {', '.join(DEFAULTS)}")
@@ -155,12 +155,18 @@ def prepare(request: Mapping[str, Any]) -> Training:
         raise UsageError(f"--method {method.spec}: one training has one learning rate, got {sorted(rates)}")
     options["lr"] = float(*rates) if rates else method.default_lr
     options["method"] = bare(method.spec)
+    options["schedule"] = method.schedule or options["schedule"]
+    return options, method
+
+
+def prepare(request: Mapping[str, Any]) -> Training:
+    """Check a request, or a config, and load its task."""
+    options, method = options_of(request)
     places = options["data_dir"], os.environ.get("LAYERPACE_DATA"), stamp(options["task"])
     task, known = loaded(options["task"], options["data"], options["model"], *places)
-    options["schedule"] = method.schedule or options["schedule"]
     settings = decide(Options(**{field.name: options[field.name] for field in fields(Options)}), task)
     with of_one_method():
-        method.check([options["lr"]], task.model())
+        method.check([options["lr"] * settings.lr_scale], task.model(), settings.device.type)
     for key in ("steps", "batch_size", "schedule", "eval_every", "record_every", "threads", "target"):
         options[key] = getattr(settings, key)
     options["device"] = settings.device.type

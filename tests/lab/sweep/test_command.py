@@ -149,3 +149,47 @@ def test_a_failed_run_sets_the_exit_status(tmp_path: Path, capsys: pytest.Captur
     status, out, err = here(capsys, "one.toml")
     assert status == 3 and "1 run failed: the traceback is in FAILED in its folder" in err
     assert "failed: " in out and "was to fail" in out and said(log, "begin") == [1]
+
+
+def test_a_dry_run_imports_nothing_that_the_spec_names(capsys: pytest.CaptureFixture[str]) -> None:
+    trap = "from pathlib import Path\nPath('sprung').touch()\ndef run(config, folder): return {}\n"
+    Path("trap.py").write_text(trap)
+    grid = "[base]\nvalidation = 0.1\n[grid]\nseed = [0, 1]\n"
+    search = "[search]\nkind = 'optuna'\ntrials = 3\nstorage = 'sqlite:///study.db'\n[search.space]\nlr = [0.1, 0.2]\n"
+    for text in (
+        f'runner = "trap.py:run"\n{grid}',
+        f'runner = "trap:run"\n{grid}',
+        f'runner = "os:system"\n{grid}',
+        grid.replace("[base]", '[base]\ntask = "trap.py:run"'),
+        'runner = "trap.py:run"\n' + grid + search,
+    ):
+        Path("spec.toml").write_text(text)
+        status, out, err = here(capsys, "spec.toml", "--dry-run")
+        assert (status, err) == (0, "") and "is code that a dry run does not import" in out and "to make" in out
+    assert sorted(path.name for path in Path().iterdir()) == ["spec.toml", "trap.py"]
+    Path("spec.toml").write_text(grid.replace("[base]", '[base]\ntask = "trap.py:run"\nstepz = 3'))
+    status, _, err = here(capsys, "spec.toml", "--dry-run")
+    assert status == 2 and "unknown option 'stepz'" in err
+
+
+def test_a_dry_run_finds_what_a_runner_of_ones_own_has_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = write_runner(tmp_path)
+    text = f'runner = "{reference}"\n[base]\nlog = "{tmp_path / "log"}"\n[grid]\nn = [1]\n'
+    Path("own.toml").write_text(text)
+    assert here(capsys, "own.toml")[0] == 0
+    Path("own.toml").write_text(text.replace("[1]", "[1, 2]"))
+    status, out, _ = here(capsys, "own.toml", "--dry-run")
+    assert status == 0 and [line.split()[0] for line in out.splitlines()[:2]] == ["finished", "to"]
+
+
+def test_more_runs_than_a_sweep_may_have_are_counted_and_not_made(capsys: pytest.CaptureFixture[str]) -> None:
+    axes = "\n".join(f"a{number} = {list(range(10))}" for number in range(10))
+    Path("huge.toml").write_text(f"[grid]\n{axes}\n")
+    status, _, err = here(capsys, "huge.toml", "--dry-run")
+    assert status == 2 and "[grid] names 10,000,000,000 runs: at most 100,000" in err
+    Path("deep.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    status, _, err = here(capsys, "deep.toml")
+    assert status == 2 and "nested too deep" in err
+    Path("wide.toml").write_text(f"[base]\nseed = {10**400}\n")
+    status, _, err = here(capsys, "wide.toml", "--dry-run")
+    assert status == 2 and "a whole number of 1329 bits: must be below 2^63" in err

@@ -140,6 +140,36 @@ def test_a_search_that_starts_again_counts_what_is_finished_and_goes_on_with_wha
     assert sorted(values(again)) == pytest.approx(sorted(expected.values()))
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_search_that_was_killed_makes_the_trials_of_one_that_nothing_stopped(sampler: str) -> None:
+    search = {"trials": 16, "space": {**SPACE, "method": ["lamb", "lars"]}, "sampler": sampler}
+    grid = [{"seed": 0}, {"seed": 1}]
+    whole = drive(make(search, grid, []), hill, room=1)
+    for stop in (1, 5, 24, 27):
+        first = make(search, grid, [])
+        told: list[dict[str, Any]] = []
+        drive(first, lambda r: told.append(dict(r)) or hill(r), room=1, stop=stop)  # noqa: B023
+        begun = [dict(request) for request in first.ask(1)]
+        again = make(search, grid, begun)
+        for request in sorted(told, key=key):  # as the folders are found: in another order
+            again.tell(request, hill(request))
+        rest = drive(again, hill, room=1, finished={key(request) for request in told})
+        assert told + rest == whole
+        assert states(again) == ["COMPLETE"] * 16
+
+
+def test_a_search_with_several_runs_at_once_counts_all_that_was_finished_whatever_their_order() -> None:
+    search = {"trials": 24, "space": SPACE, "seed": 5}
+    first = make(search, [{}], [])
+    told: list[dict[str, Any]] = []
+    drive(first, lambda r: told.append(dict(r)) or hill(r), room=7, stop=19)
+    again = make(search, [{}], [])
+    for request in told:
+        again.tell(request, hill(request))
+    rest = drive(again, hill, room=2, finished={key(request) for request in told})
+    assert len(rest) == 24 - 19 and states(again).count("COMPLETE") == 24
+
+
 def test_the_same_search_asks_for_the_same_runs() -> None:
     search = {"trials": 15, "space": SPACE, "seed": 1}
     one, two = drive(make(search, [{}], []), hill), drive(make(search, [{}], []), hill)
@@ -212,6 +242,10 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch: pytest.Monkey
         ({"trials": 1, "space": {"lr": []}}, r"lr = \[\]: must list different"),
         ({"trials": 1, "space": {"lr": [1, 1]}}, "must list different"),
         ({"trials": 1, "space": {"lr": [[1]]}}, "must list different"),
+        ({"trials": 1, "space": {"lr": {"low": 0.0, "high": 10**400}}}, "numbers up to 1e100"),
+        ({"trials": 1, "space": {"lr": {"low": -1e308, "high": 1e308}}}, "numbers up to 1e100"),
+        ({"trials": 1, "space": {"lr": {"low": 0, "high": 2**60}}}, r"at most 2\^53"),
+        ({"trials": 1, "space": {"lr": {"low": 0.0, "high": 1.0, "step": 1e-320}}}, "at most 1,000,000,000 steps"),
         ({"trials": 1, "space": SPACE, "mode": "up"}, "mode = 'up'"),
         ({"trials": 1, "space": {"data": ["mnist"]}}, r"data = 'digits': \[search\] finds data"),
     ],

@@ -25,6 +25,7 @@ from .runner import Runner
 from .runs import Runs
 from .spec import Spec, load
 from .table import reporter
+from .unseen import UnseenRuns, foreign
 
 KIND = "layerpace sweep"  # marks sweep.json as ours
 
@@ -84,10 +85,14 @@ def prepare(spec: Spec, out: Path, settings: Settings) -> Driver:
 
     def searcher(begun: Sequence[Request]) -> Searcher:
         made: Searcher = module.make(spec.search, spec.requests, begun)
+        if settings.dry_run and "storage" in spec.search:  # nothing is written
+            made = module.make({**spec.search, "storage": None}, spec.requests, begun)
         return made
 
     grid = spec.kind == "grid"
-    driver = begin(Runs(out, Runner.of(spec.runner)), searcher, not grid, settings.retries, settings.keep_failed)
+    unseen = settings.dry_run and foreign(spec) is not None
+    runs = UnseenRuns(out, spec) if unseen else Runs(out, Runner.of(spec.runner))
+    driver = begin(runs, searcher, not grid, settings.retries, settings.keep_failed)
     driver.take(len(spec.requests) if grid else 1)
     return driver
 
@@ -131,12 +136,18 @@ def plan(console: Console, spec: Spec, driver: Driver) -> None:
     from .table import axes, label
 
     keys = axes(driver.runs)
+    code = foreign(spec)
     for run in driver.runs:
         begun = "begun" if run.status == "waiting" and run.folder.exists() else run.status
         word = {"before": "finished", "waiting": "to make", "begun": "to go on with"}.get(begun, begun)
+        name = run.folder.name if code is None or run.folder.exists() else ""
+        console.print(f"{word:<14} {label(run, keys)}  {name}", soft_wrap=True, highlight=False, markup=False)
+    if code is not None:
         console.print(
-            f"{word:<14} {label(run, keys)}  {run.folder.name}", soft_wrap=True, highlight=False, markup=False
-        )
+            f"{code} is code that a dry run does not import: runs are told by their options alone, and whether it has "
+            "changed since is not known",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
     more = "" if spec.kind == "grid" else f" to begin with; [search] kind = {spec.kind!r} finds the others"
     word = f"{len(driver.runs)} run{'s' * (len(driver.runs) != 1)}"
     console.print(f"{word}{more}, in {driver.runs.out}", soft_wrap=True, highlight=False, markup=False)

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
+from ..settings import MOST_RUNS
 from .protocol import Request, Result
 
 
@@ -32,7 +34,7 @@ def product(table: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         where: the table's name, for errors.
 
     Raises:
-        UsageError: an empty list, or a key that is set twice by tables in a list.
+        UsageError: an empty list, a key that is set twice by tables in a list, or too many runs.
     """
     axes: list[list[dict[str, Any]]] = []
     for key, value in table.items():
@@ -45,6 +47,7 @@ def product(table: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         if any(together) and not all(together):
             raise UsageError(f"{where} {key}: either all of its values are tables, which set keys together, or none is")
         axes.append([dict(item) if isinstance(item, Mapping) else {key: item} for item in value])
+    enough(math.prod(map(len, axes)), where)
     made = []
     for parts in itertools.product(*axes):
         request: dict[str, Any] = {}
@@ -55,6 +58,12 @@ def product(table: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
                 request[key] = value
         made.append(request)
     return made
+
+
+def enough(number: int, where: str) -> None:
+    """Raise a UsageError for more runs than a sweep may have, before any of them is made."""
+    if number > MOST_RUNS:
+        raise UsageError(f"{where} names {number:,} runs: at most {MOST_RUNS:,}; split the sweep, or search")
 
 
 class Grid:

@@ -16,7 +16,9 @@ Whole numbers at both ends make whole numbers. Each combination of the grid has 
 from the space, run with every seed of the grid, and its value is the mean over them.
 
 The studies are made in the driver's process before any worker starts, and only the driver asks and tells them. The run
-folders are the truth: what an earlier process finished is put into the study and counts, what it began is gone on with.
+folders are the truth: what an earlier process finished counts, what it began is gone on with. With one run at a time a
+sweep that was killed makes the trials of one that nothing stopped; with several the sampler's next choice depends on
+which of them ended first, so no two sweeps are alike.
 A run that diverged makes its trial PRUNED: samplers learn that it was bad. One that failed makes it FAIL.
 """
 
@@ -25,7 +27,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import LabError, UsageError, one_line
@@ -127,6 +129,10 @@ class Study:
         self.known: set[str] = set()  # choices that count
         self.queue: list[Request] = []
         self.study: Any = None
+        self.copy: Any = None  # of the storage
+        self.recorded: set[str] = set()  # choices that the storage has
+        self.earlier: dict[str, Mapping[str, Any]] = {}  # what earlier processes finished, and has not had its turn
+        self.unfinished: dict[str, Mapping[str, Any]] = {}  # ... and what they began
 
     def ask(self) -> Request | None:
         """The next request; None: all have been asked for."""
@@ -134,8 +140,9 @@ class Study:
             self.start()
         while not self.queue and len(self.known) < self.trials:
             choice = self.choose()
-            self.known.add(key(choice))
-            self.queue = self.cell.runs(choice)
+            if choice is not None:
+                self.known.add(key(choice))
+                self.queue = self.cell.runs(choice)
         return self.queue.pop(0) if self.queue else None
 
     def finished(self) -> bool:
@@ -149,6 +156,7 @@ class Study:
             del self.running[key(choice)]
             state, value = self.verdict(choice)
             self.study.tell(trial, value, state=state)
+            self.copied(choice)
 
     def verdict(self, choice: Mapping[str, Any]) -> tuple[Any, float | None]:
         """How a trial ended: (Optuna's state, value)."""
@@ -163,47 +171,53 @@ class Study:
         return TrialState.COMPLETE, merit if self.objective.mode == "max" else -merit
 
     def start(self) -> None:
-        """Make the study and put into it what is known."""
+        """Make the study, with the seed that it had at first, and find out what earlier processes made and began."""
         import optuna
-        from optuna.trial import TrialState
 
         optuna.logging.set_verbosity(logging.WARNING)
         self.distributions = {name: axis.distribution() for name, axis in self.space.items()}
-        complete = {
-            name: choice
-            for name, choice in self.cell.choices.items()
-            if self.cell.merit(choice) is not None and self.holds(choice)
-        }
-        # With the seed alone a search that starts again would draw what it drew at first.
-        sampler = make_sampler(self.sampler, self.seed + 1009 * len(complete))
-        direction: Any = "maximize" if self.objective.mode == "max" else "minimize"
+        self.direction: Any = "maximize" if self.objective.mode == "max" else "minimize"
+        sampler = make_sampler(self.sampler, self.seed)
+        self.study = optuna.create_study(sampler=sampler, direction=self.direction)
+        if self.storage is not None:
+            self.open_copy(self.storage)
+        held = {name: choice for name, choice in self.cell.choices.items() if self.holds(choice)}
+        self.earlier = {name: choice for name, choice in held.items() if self.cell.merit(choice) is not None}
+        for choice in self.earlier.values():
+            self.copied(choice)
+        begun = [{axis: request[axis] for axis in self.space} for request in self.begun]
+        unfinished = [*begun, *(choice for name, choice in held.items() if name not in self.earlier)]
+        self.unfinished = {key(choice): choice for choice in unfinished if self.holds(choice)}
+
+    def open_copy(self, storage: str) -> None:
+        """Open the study of the storage, and see what it has."""
+        import optuna
+        from optuna.trial import TrialState
+
         try:
-            self.study = optuna.create_study(
-                storage=self.storage, sampler=sampler, study_name=self.name(), direction=direction, load_if_exists=True
+            self.copy = optuna.create_study(
+                storage=storage, study_name=self.name(), direction=self.direction, load_if_exists=True
             )
         except Exception as error:  # whatever a data base says
-            raise LabError(f"[search] storage = {self.storage!r}: {one_line(error)}") from error
-        recorded = set()
-        for trial in self.study.get_trials(deepcopy=False):
+            raise LabError(f"[search] storage = {storage!r}: {one_line(error)}") from error
+        for trial in self.copy.get_trials(deepcopy=False):
             if trial.state.is_finished():
-                recorded.add(key(trial.params))
-            elif trial.state == TrialState.RUNNING:  # of a process that is gone; what it began is enqueued below
-                self.study.tell(trial.number, state=TrialState.FAIL)
-        for choice_name, choice in complete.items():
-            if len(self.known) < self.trials:
-                self.known.add(choice_name)
-                self.queue += self.cell.runs(choice)  # they are finished: the driver counts them, and tells again
-            if choice_name not in recorded:
-                state, value = self.verdict(choice)
-                self.study.add_trial(
-                    optuna.trial.create_trial(
-                        params=dict(choice), distributions=self.distributions, value=value, state=state
-                    )
-                )
-        partly = [choice for name, choice in self.cell.choices.items() if name not in complete]
-        begun = [{axis: request[axis] for axis in self.space} for request in self.begun]
-        for choice in {key(choice): choice for choice in (*begun, *partly) if self.holds(choice)}.values():
-            self.study.enqueue_trial(choice)
+                self.recorded.add(key(trial.params))
+            elif trial.state == TrialState.RUNNING:  # of a process that is gone
+                self.copy.tell(trial.number, state=TrialState.FAIL)
+
+    def copied(self, choice: Mapping[str, Any]) -> None:
+        """Let the storage, where there is one, have a trial that has ended, once."""
+        if self.copy is not None and key(choice) not in self.recorded:
+            self.recorded.add(key(choice))
+            self.copy.add_trial(self.as_trial(choice))
+
+    def as_trial(self, choice: Mapping[str, Any]) -> Any:
+        """A trial that has ended, as Optuna keeps it."""
+        from optuna.trial import create_trial
+
+        state, value = self.verdict(choice)
+        return create_trial(params=dict(choice), distributions=self.distributions, value=value, state=state)
 
     def name(self) -> str:
         """Of Optuna's study: it tells apart all that may share a storage."""
@@ -215,27 +229,67 @@ class Study:
         """Whether the space, which may have been edited since, has this choice."""
         return all(axis.holds(choice[name]) for name, axis in self.space.items())
 
-    def choose(self) -> dict[str, Any]:
-        """A choice that is not known yet, with a trial of Optuna's running for it."""
+    def choose(self) -> dict[str, Any] | None:
+        """A choice that is not known yet, with a trial of Optuna's running for it; None: see `leave_order`.
+
+        What earlier processes made comes up again in its turn, since the sampler has its first seed and hears the same
+        results: a search that was killed goes on with the trials that it would have made.
+        """
         from optuna.trial import TrialState
 
         for _ in itertools.count() if not self.finite else range(REPEATS):
             trial = self.study.ask(self.distributions)
             choice = {name: trial.params[name] for name in self.space}
-            if key(choice) not in self.known:
-                self.running[key(choice)] = trial
+            name = key(choice)
+            if name not in self.known and self.in_turn(name):
+                self.running[name] = trial
                 return choice
             # Optuna does not know that a run of a known choice would give what it gave.
-            known = self.cell.merit(choice) is not None
+            known = name in self.known and self.cell.merit(choice) is not None
             state, value = self.verdict(choice) if known else (TrialState.FAIL, None)
             self.study.tell(trial, value, state=state)
-        for values in itertools.product(*(axis.values() for axis in self.space.values())):
-            choice = dict(zip(self.space, values, strict=True))
-            if key(choice) not in self.known:
-                break
+            if name not in self.known:
+                self.leave_order()
+                return None
+        choice = next(choice for choice in combinations(self.space) if key(choice) not in self.known)
+        self.in_turn(key(choice))
         self.study.enqueue_trial(choice)
         self.running[key(choice)] = self.study.ask(self.distributions)
         return choice
+
+    def in_turn(self, name: str) -> bool:
+        """Whether a choice is one that an earlier process made or began, or all of these have had their turn."""
+        if name in self.earlier or name in self.unfinished:
+            self.earlier.pop(name, None)
+            self.unfinished.pop(name, None)
+            return True
+        return not self.earlier and not self.unfinished
+
+    def leave_order(self) -> None:
+        """Put into the study what earlier processes made in an order that cannot be had again.
+
+        Where several runs were under way at once, what the sampler knew when it was asked depended on which of them
+        ended first. All that is finished counts, and what was begun comes next.
+        """
+        for name, choice in self.earlier.items():
+            if len(self.known) < self.trials:
+                self.known.add(name)
+                self.queue += self.cell.runs(choice)  # they are finished: the driver counts them, and tells again
+            self.study.add_trial(self.as_trial(choice))
+        for choice in self.unfinished.values():
+            self.study.enqueue_trial(choice)
+        self.earlier, self.unfinished = {}, {}
+
+
+def combinations(space: Mapping[str, Axis]) -> Iterator[dict[str, Any]]:
+    """Every choice of a finite space, one at a time: there may be more than memory holds."""
+    if not space:
+        yield {}
+        return
+    (name, axis), *rest = space.items()
+    for value in axis.values():
+        for choice in combinations(dict(rest)):
+            yield {name: value, **choice}
 
 
 def make_sampler(name: str, seed: int) -> Any:

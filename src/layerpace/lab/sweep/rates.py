@@ -38,6 +38,7 @@ from .objective import Objective
 from .protocol import Request, Result
 
 LR = "lr"
+LEAST, FACTOR, LIMIT = 1e-30, 1000, 80  # of a rate, between rates, of extensions: no rate gets out of a float's range
 KEYS = ("kind", "objective", "mode", "rates", "factor", "limit", "refine", "along")
 
 
@@ -76,11 +77,11 @@ class Settings:
         rates, factor = search.get("rates", cls.rates), search.get("factor", cls.factor)
         limit, refine, along = (search.get(name, getattr(cls, name)) for name in ("limit", "refine", "along"))
         if not isinstance(rates, list | tuple) or len(rates) < 2 or not all(positive(rate) for rate in rates):
-            raise UsageError(f"[search] rates = {rates!r}: must be two or more numbers above 0")
-        if not positive(factor) or factor <= 1:
-            raise UsageError(f"[search] factor = {factor!r}: must be a number above 1")
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-            raise UsageError(f"[search] limit = {limit!r}: must be a whole number, 0 or more")
+            raise UsageError(f"[search] rates = {rates!r}: must be two or more numbers above 0, from 1e-30 to 1e30")
+        if not positive(factor) or not 1 < factor <= FACTOR:
+            raise UsageError(f"[search] factor = {factor!r}: must be a number above 1, at most {FACTOR:,}")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= LIMIT:
+            raise UsageError(f"[search] limit = {limit!r}: must be a whole number, 0 or more, at most {LIMIT}")
         if not isinstance(refine, bool):
             raise UsageError(f"[search] refine = {refine!r}: must be true or false")
         if along is not None and not isinstance(along, str):
@@ -91,8 +92,7 @@ class Settings:
 
 
 def positive(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and LEAST <= value <= 1 / LEAST
 
 
 def exact(rate: float) -> float:

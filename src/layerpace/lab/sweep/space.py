@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
 from .cells import SEED
 
+LARGEST, MOST = 1e100, 10**9  # of an end, and of the steps between two
 EXAMPLE = "{low = 0.001, high = 1.0, log = true} or a list of choices"
 
 
@@ -41,12 +42,12 @@ class Axis:
         step = self.step or (1 if self.whole else None)
         return None if step is None else math.floor((self.high - self.low) / step + 1e-9) + 1
 
-    def values(self) -> list[Any]:
+    def values(self) -> Iterable[Any]:
         """All of them, where ``size`` says that they can be counted."""
         if self.choices:
-            return list(self.choices)
+            return self.choices
         step = self.step or 1
-        return [self.low + step * place for place in range(self.size or 0)]
+        return (self.low + step * place for place in range(self.size or 0))
 
     def holds(self, value: Any) -> bool:
         """Whether it is a value of this axis."""
@@ -73,7 +74,8 @@ class Axis:
 
 
 def number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one whose differences and quotients are still numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def read_space(table: Any) -> dict[str, Axis]:
@@ -100,13 +102,17 @@ def read_axis(said: str, given: Any) -> Axis:
         raise UsageError(f"{said}: must be {EXAMPLE}, with `step` instead of `log` for even steps")
     low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
     if not number(low) or not number(high) or low > high:
-        raise UsageError(f"{said}: low and high must be numbers, low no more than high")
+        raise UsageError(f"{said}: low and high must be numbers up to 1e100 in size, low no more than high")
     if not isinstance(log, bool) or (log and low <= 0):
         raise UsageError(f"{said}: log must be true or false, and low above 0 where it is true")
     whole = isinstance(low, int) and isinstance(high, int)
+    if whole and max(abs(low), abs(high)) > 2**53:
+        raise UsageError(f"{said}: whole numbers must be at most 2^53 in size")
     if step is not None and (not number(step) or step <= 0 or log or (whole and not isinstance(step, int))):
         kind = "a whole number" if whole else "a number"
         raise UsageError(f"{said}: step must be {kind} above 0, without log")
+    if step is not None and (high - low) / step > MOST:
+        raise UsageError(f"{said}: there must be at most {MOST:,} steps from low to high")
     if step is not None:  # Optuna would warn and cut
         places = math.floor((high - low) / step + 1e-9)
         high = low + step * places

@@ -34,7 +34,7 @@ from typing import Any
 from ..errors import UsageError, one_line
 from ..methods import guess, slug
 from ..tasks import from_file, from_module
-from .grid import product
+from .grid import enough, product
 from .objective import Objective
 from .protocol import Request
 
@@ -80,6 +80,8 @@ def load(source: str) -> Spec:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else one_line(error)
             raise UsageError(f"{source}: {reason}") from None
+        except RecursionError:
+            raise UsageError(f"{source}: lists and tables are nested too deep") from None
         return check(table, path.stem, source)
     place, colon, function = source.rpartition(":")
     if not colon:
@@ -109,6 +111,7 @@ def check(table: Any, name: str, source: str) -> Spec:
         requests = requests_of(table)
     if not requests:
         raise UsageError(f"{source}: it names no run")
+    enough(len(requests), source)
     json_like(table, source)
     called = table.get("name", name)
     if not isinstance(called, str) or not slug(called):
@@ -154,6 +157,7 @@ def requests_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = product(grid, "[grid]") if grid else []
     for run in runs:
         found += product(typed(run, Mapping, "runs", "a list of tables: [[runs]]"), "[[runs]]")
+        enough(len(found), "[[runs]]")
     if not grid and not runs:
         found = [{}]
     return [{**base, **request} for request in found]
@@ -178,5 +182,7 @@ def json_like(value: Any, where: str) -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise UsageError(f"{where} = {value}: must be a finite number")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{where}: a whole number of {value.bit_length()} bits: must be below 2^63 in size")
     elif not isinstance(value, str | int | None):
         raise UsageError(f"{where} = {value!r}: must be text, a number, true or false, a list or a table of these")
