@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from layerpace.lab import imagenet64
 from layerpace.lab.data import load, subset
 from layerpace.lab.errors import LabError, UsageError
 from layerpace.lab.tasks import built_in
@@ -195,23 +194,3 @@ def test_a_file_that_is_no_batch_is_named_and_runs_no_code(imagenet: Path, conte
         load("imagenet64", root)
     assert "train_data_batch_3" in str(error.value)
     assert not Path("harmed").exists()
-
-
-def test_the_unpickler_lets_arrays_through_alone() -> None:
-    def loaded(content: bytes) -> Any:
-        return imagenet64.ArrayUnpickler(io.BytesIO(content)).load()
-
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        for value in (np.arange(6, dtype=np.uint8).reshape(2, 3), np.float32(2.5), np.array(["a", "bc"])):
-            np.testing.assert_array_equal(loaded(pickle.dumps(value, protocol=protocol)), value)
-    for name in (b"cnumpy.testing\nassert_equal\n.", b"cbuiltins\neval\n.", b"cnumpy\nsave\n.", b"cnumpy\nload\n."):
-        with pytest.raises(pickle.UnpicklingError, match="refused"):
-            loaded(name)
-
-
-def test_strings_of_python_2_are_read(tmp_path: Path) -> None:
-    """The older files hold arrays' bytes as such strings."""
-    path = tmp_path / "train_data_batch_1"
-    path.write_bytes(b"(dU\x06labels(lI5\nasU\x04dataU\x02\xff\x80s.")
-    assert imagenet64.labels_of(path).tolist() == [4]
-    assert imagenet64.entry(path, "data").item() == "\xff\x80"

@@ -176,7 +176,6 @@ class Study:
 
         optuna.logging.set_verbosity(logging.WARNING)
         self.distributions = {name: axis.distribution() for name, axis in self.space.items()}
-        self.direction: Any = "maximize" if self.objective.mode == "max" else "minimize"
         sampler = make_sampler(self.sampler, self.seed)
         self.study = optuna.create_study(sampler=sampler, direction=self.direction)
         if self.storage is not None:
@@ -188,6 +187,10 @@ class Study:
         begun = [{axis: request[axis] for axis in self.space} for request in self.begun]
         unfinished = [*begun, *(choice for name, choice in held.items() if name not in self.earlier)]
         self.unfinished = {key(choice): choice for choice in unfinished if self.holds(choice)}
+
+    @property
+    def direction(self) -> Any:
+        return "maximize" if self.objective.mode == "max" else "minimize"
 
     def open_copy(self, storage: str) -> None:
         """Open the study of the storage, and see what it has."""
