@@ -80,6 +80,6 @@ def test_a_glob_without_names_is_refused_at_once() -> None:
 
 def test_prioritize_needs_the_shapes() -> None:
     model = network(lazy=True)
-    with pytest.raises(ValueError, match="0.weight.*example_input"):
+    with pytest.raises(ValueError, match=r"0\.weight.*example_input"):
         lp.layers.prioritize(model, -0.5)
     assert len(lp.layers.prioritize(model, -0.5, torch.ones(1, 2, 4))) == 2

@@ -166,38 +166,10 @@ Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::str
     }
     if (first != numel) throw std::invalid_argument("the layers of a parameter are not all of it");
   }
-  check_apart(moments);
   arrange();
   partial_.resize(chunks * COLUMN_COUNT);
   row_.resize(layers_.size() * COLUMN_COUNT);
   progress_.reset(new Progress[layers_.size()]);
-}
-
-// Layers are moved in no fixed order: memory that a tensor shares with one that is written would depend on it.
-void Bucket::check_apart(const std::vector<int> &moments) const {
-  struct Range {
-    uintptr_t begin, end;
-    bool written;
-  };
-  std::vector<Range> ranges;
-  auto note = [&](const Description &tensor, bool written = true) {
-    const auto begin = reinterpret_cast<uintptr_t>(tensor.data);
-    const auto size = static_cast<uintptr_t>(tensor.numel() * tensor.dtype.bits / 8);
-    if (size) ranges.push_back({begin, begin + size, written});
-  };
-  for (size_t i = 0; i < watch_.size(); ++i) {
-    note(watch_.param(i));
-    note(watch_.grad(i), false);
-    for (int moment : moments) note(watch_.state(i, moment));
-    if (master_ >= 0) note(watch_.state(i, master_));
-  }
-  std::sort(ranges.begin(), ranges.end(), [](const Range &a, const Range &b) { return a.begin < b.begin; });
-  uintptr_t end = 0, written_end = 0;
-  for (const Range &range : ranges) {
-    if (range.begin < (range.written ? end : written_end)) throw std::invalid_argument("tensors share memory");
-    end = std::max(end, range.end);
-    if (range.written) written_end = std::max(written_end, range.end);
-  }
 }
 
 void Bucket::begin(const Request &request) {

@@ -78,7 +78,6 @@ class Bucket {
     size_t begin, end;  // small layers
   };
 
-  void check_apart(const std::vector<int> &moments) const;
   void begin(const Request &request);
   Piece piece(const Layer &layer, size_t chunk) const;
   Piece piece_before(size_t layer, size_t chunk, size_t next_chunk, Piece &next) const;

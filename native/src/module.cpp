@@ -101,6 +101,15 @@ NB_MODULE(_native, m) {
       .def("release", &Watch::release)
       .def("grads", &Watch::grads)
       .def("count", &Watch::count);
+  using Spans = std::vector<std::pair<uintptr_t, uintptr_t>>;
+  m.def("keep_apart", [](const std::vector<Watch *> &watches, const Spans &written, const Spans &read) {
+    auto spans = [](const Spans &pairs) {
+      std::vector<Span> out;
+      for (const auto &[begin, end] : pairs) out.push_back({begin, end});
+      return out;
+    };
+    return Watch::keep_apart(watches, spans(written), spans(read));
+  }, "watches"_a, "written"_a, "read"_a);
   m.def("use_exchange_api", &use_exchange_api, "on"_a);
 
   nb::class_<Job>(m, "Job").def("__init__", [](Job *self, int direction, double gradient_factor, double l2, int update,

@@ -246,6 +246,16 @@ int64_t Description::numel() const {
   return n;
 }
 
+Span Description::span() const {
+  int64_t last = 0;
+  for (size_t k = 0; k < shape.size(); ++k) {
+    if (shape[k] == 0) return {0, 0};
+    last += (shape[k] - 1) * strides[k];
+  }
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  return {begin, begin + static_cast<uintptr_t>((last + 1) * dtype.bits / 8)};
+}
+
 bool Description::same_kind(const dlpack::Tensor &other) const {
   if (other.device.type != device.type || other.device.id != device.id || other.dtype.code != dtype.code ||
       other.dtype.bits != dtype.bits || other.ndim != static_cast<int32_t>(shape.size())) {
@@ -352,7 +362,10 @@ bool Watch::check_objects() {
         lazily_transformed(grad.ptr(), tensor.dtype)) {
       return false;
     }
-    grad_[i].data = tensor.data;
+    if (grad_[i].data != tensor.data) {
+      grad_[i].data = tensor.data;
+      if (written_ && written_->touches(grad_[i].span())) return false;
+    }
     grads_[i] = std::move(grad);
 
     const std::vector<PyObject *> &known = values_[i];
@@ -369,6 +382,25 @@ bool Watch::check_objects() {
       if (!unchanged(state_tensors_[k].ptr(), state_[k])) return false;
     }
   }
+  return true;
+}
+
+bool Watch::keep_apart(const std::vector<Watch *> &watches, std::vector<Span> written, std::vector<Span> read) {
+  auto note = [](std::vector<Span> &spans, const Description &tensor) {
+    const Span span = tensor.span();
+    if (span.begin < span.end) spans.push_back(span);
+  };
+  for (const Watch *watch : watches) {
+    for (const auto &param : watch->param_) note(written, param);
+    for (const auto &tensor : watch->state_) note(written, tensor);
+    for (const auto &grad : watch->grad_) note(read, grad);
+  }
+  auto all = std::make_shared<Written>();
+  if (!all->set(std::move(written))) return false;
+  for (const Span &span : read) {
+    if (all->touches(span)) return false;
+  }
+  for (Watch *watch : watches) watch->written_ = all;
   return true;
 }
 

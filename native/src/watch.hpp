@@ -4,10 +4,12 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "dlpack.hpp"
+#include "written.hpp"
 
 namespace layerpace {
 
@@ -21,6 +23,7 @@ struct Description {
   std::vector<int64_t> shape, strides;
 
   int64_t numel() const;
+  Span span() const;  // from the first byte to behind the last; empty where there is no entry
   bool same_kind(const dlpack::Tensor &other) const;  // all but the address
 };
 
@@ -82,6 +85,10 @@ class Watch {
   }
   void clear();
 
+  // Of several buckets: whether nothing of them lies in memory that a step writes; if so, `check` sees to it that no
+  // gradient comes to lie there later. `written` and `read` are what else the step writes and reads.
+  static bool keep_apart(const std::vector<Watch *> &watches, std::vector<Span> written, std::vector<Span> read);
+
   size_t size() const { return param_.size(); }
   size_t state_count() const { return names_.size(); }
   int state_index(const std::string &name) const;  // -1: not watched
@@ -98,6 +105,7 @@ class Watch {
   std::vector<std::string> names_;
   std::vector<nb::object> keys_;
   std::vector<Description> param_, grad_, state_;
+  std::shared_ptr<const Written> written_;  // of all buckets of the step
   Hints objects_, implementations_;  // the interpreter's, and torch's
   std::vector<Handle> handles_;  // of the state tensors; empty where torch has no such interface
 };

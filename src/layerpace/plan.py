@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerpace.backends import Backend, DeviceBackend, FusedBackend, RowOptions, Work
+from layerpace.apart import keep_apart
+from layerpace.backends import Backend, DeviceBackend, FusedBackend, RowOptions, Work, reference
 from layerpace.buckets import Kinds, cut
 from layerpace.columns import MEASURED, Table
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
@@ -48,7 +49,8 @@ class Plan:
         self.parts = [Part(device, members, options, settings, scaling) for device, members in by_device.items()]
         self.fresh = True
         works = [work for part in self.parts for work in part.works]
-        self.lasting = not any(work.watch is None or work.grad_is_scratch for work in works)
+        watched = not any(work.watch is None or work.grad_is_scratch for work in works)
+        self.lasting = watched and all(part.apart for part in self.parts)
 
     def renew(self, options: Sequence[GroupOptions]) -> bool:
         """Take over other options of the groups; False: the plan is of no use for them."""
@@ -82,6 +84,7 @@ class Part:
 
     Attributes:
         works: the buckets.
+        apart: whether nothing of them lies in memory that the step writes; else all of them are the reference's.
         rows: of the table.
         gated: whether the device decides which layers step.
         fused: of each bucket, whether its backend has the rule built in.
@@ -107,6 +110,10 @@ class Part:
         self.gated = self._is_gated(scaling)
         buckets = cut(entries, self.kinds, settings, self.gated)
         self.works = [bucket.work(self.kinds.signatures[bucket.kinds[0]], settings) for bucket in buckets]
+        self.apart = keep_apart(self.works)
+        if not self.apart:
+            for work in self.works:
+                work.backend = reference
         self.fused = [_fuses(work.backend, settings.rule) for work in self.works]
         self.columns = settings.rule.columns()
         self.constants = settings.rule.constants(settings.min_rms)

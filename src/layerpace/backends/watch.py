@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+# The first byte, and the one behind the last.
+Span: TypeAlias = "tuple[int, int]"
+
+
+def spans(tensors: Iterable[Any]) -> list[Span]:
+    """Where tensors lie in memory; those without entries or without an address are left out, and so are others."""
+    found = []
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            continue
+        try:
+            begin = tensor.data_ptr()
+        except RuntimeError:  # fake, sparse, functional
+            continue
+        if begin and tensor.numel():
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            found.append((begin, begin + (last + 1) * tensor.element_size()))
+    return found
+
+
+class Written:
+    """The memory that a step writes, as disjoint spans in their order; written.cpp is the same."""
+
+    def __init__(self, found: Iterable[Span]) -> None:
+        self._spans = sorted(found)
+        self._ends = [end for _, end in self._spans]
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no two of them share memory; else nothing can be asked of them."""
+        return all(a[1] <= b[0] for a, b in pairwise(self._spans))
+
+    def touches(self, span: Span) -> bool:
+        """Whether any of it lies within a span."""
+        at = bisect_right(self._ends, span[0])
+        return at < len(self._spans) and self._spans[at][0] < span[1]
 
 
 class _Description(NamedTuple):
@@ -38,21 +77,44 @@ class PythonWatch:
     ) -> None:
         self._params, self._states, self._names = list(params), list(states), list(names)
         self._known = [_describe(param) for param in params]
-        self._grads_known = [_describe(grad)[1:] for grad in grads]
+        self._grads_known = [_describe(grad) for grad in grads]
+        self._grads_at = spans(grads)
+        self._written: Written | None = None
         self._tensors = [[state[name] for name in names] for state in states]
         self._states_known = [[_describe(tensor) for tensor in tensors] for tensors in self._tensors]
         self._keys = [list(state) for state in states]
         self._grads: list[Tensor] = []
 
+    @staticmethod
+    def keep_apart(watches: Sequence[PythonWatch], written: Sequence[Span], read: Sequence[Span]) -> bool:
+        """The compiled module's function of that name: see `layerpace.apart.keep_apart`."""
+        memory, grads = list(written), list(read)
+        for watch in watches:
+            memory += spans([*watch._params, *(tensor for tensors in watch._tensors for tensor in tensors)])
+            grads += watch._grads_at
+        all_of_it = Written(memory)
+        if not all_of_it.disjoint or any(all_of_it.touches(span) for span in grads):
+            return False
+        for watch in watches:
+            watch._written = all_of_it
+        return True
+
     def check(self, threads: int = 1) -> bool:
         """See `layerpace.backends.protocol.Watch`."""
         self._grads = []
-        for param, known, grad_known in zip(self._params, self._known, self._grads_known, strict=True):
+        for place, (param, known, grad_known) in enumerate(
+            zip(self._params, self._known, self._grads_known, strict=True)
+        ):
             grad = param.grad
             if grad is None or type(grad) not in (Tensor, torch.nn.Parameter) or grad.is_neg() or grad.is_conj():
                 return False
-            if _describe(param) != known or _describe(grad)[1:] != grad_known:
+            now = _describe(grad)
+            if _describe(param) != known or now[1:] != grad_known[1:]:
                 return False
+            if now.address != grad_known.address:
+                if self._written is not None and any(map(self._written.touches, spans([grad]))):
+                    return False
+                self._grads_known[place] = now
             self._grads.append(grad)
         rows = zip(self._states, self._keys, self._tensors, self._states_known, strict=True)
         return all(list(state) == keys and self._same(state, tensors, was) for state, keys, tensors, was in rows)
