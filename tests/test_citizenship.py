@@ -451,7 +451,7 @@ def test_max_grad_norm_is_the_clip_inside_of_the_step(make: Make, max_norm: floa
         torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-12)
 
 
-# Mixed precision and compilation
+# Mixed precision
 
 
 @methods
@@ -521,25 +521,6 @@ def test_a_skipped_step_among_others_changes_nothing(make: Make) -> None:
     for p, q in zip(a.params, b.params, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
         assert float(scaled.state[p].get("step", 4)) == 4
-
-
-@pytest.mark.parametrize("make", [NATIVE[name] for name in ("LARS", "LAMB", "Layca")], ids=["LARS", "LAMB", "Layca"])
-def test_compiled_steps_equal_eager_ones(make: Make) -> None:
-    torch._dynamo.reset()
-    a, b = Problem(), Problem()
-    eager, other = make(a.params), make(b.params)
-    compiled = torch.compile(other.step, backend="eager")
-    for step in range(3):
-        a.set_gradients(step)
-        b.set_gradients(step)
-        if step == 2:
-            eager.param_groups[0]["lr"] /= 2
-            other.param_groups[0]["lr"] /= 2
-        eager.step()
-        compiled()
-    for p, q in zip(a.params, b.params, strict=True):
-        torch.testing.assert_close(q, p, rtol=1e-12, atol=1e-13)
-    torch._dynamo.reset()
 
 
 # Nothing in a step waits for the device

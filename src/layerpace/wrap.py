@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self, SupportsIndex
@@ -9,7 +10,7 @@ from weakref import finalize, ref
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import Optimizer, ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from layerpace import rules
 from layerpace.checks import check_range
@@ -17,6 +18,7 @@ from layerpace.directions import SGD
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.held import Held, held_of
 from layerpace.layers import Exclude, ParameterLayers, Segments, all_described, check_globs, describe_again
+from layerpace.optim.compiling import OpaqueOptimizer, opaque
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
 from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
 from layerpace.parts import described
@@ -49,7 +51,9 @@ def wrap(
         w <- w - (c*w + b*u)                       c, b of the rule
 
     The result shares ``param_groups`` and ``state`` with the optimizer: a scheduler on either moves both, and its
-    state dict is the optimizer's with the rule's numbers added. It needs one extra copy of the weights.
+    state dict is the optimizer's with the rule's numbers added. It needs one extra copy of the weights. Hooks of the
+    optimizer's own step are called around it, those of all optimizers (`register_optimizer_step_post_hook`) for the
+    result alone.
 
     What is known of u is what the rounding of w - d' leaves of it: with float32 weights its relative error is about
     6e-8*||w||/||d'||, and with bfloat16 weights a small step is lost before the rule can see it. An optimizer of
@@ -81,7 +85,7 @@ def wrap(
     return made
 
 
-class Wrapped(Optimizer):
+class Wrapped(OpaqueOptimizer):
     """A torch optimizer whose steps go through a layer rule: `wrap`, where a trainer or a file makes the optimizer::
 
         optimizer:
@@ -118,6 +122,7 @@ class Wrapped(Optimizer):
     _layers: dict[Tensor, ParameterLayers]
     _held: dict[Tensor, Held]
 
+    @opaque
     def __init__(
         self,
         params: ParamsT,
@@ -137,6 +142,7 @@ class Wrapped(Optimizer):
         check_range("min_rms", min_rms, 0)
         self._put_around(inner, rules.get(rule), exclude, segments, min_rms)
 
+    @opaque
     def _put_around(
         self,
         optimizer: Optimizer,
@@ -161,12 +167,35 @@ class Wrapped(Optimizer):
         check_globs(self.param_groups, self._exclude, segments)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.inner.param_groups
 
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.inner.param_groups = groups
+
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         return self.inner.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.inner.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return self.inner.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.inner.defaults = defaults
+
+    def __getattr__(self, name: str) -> Any:
+        # What trainers look for, and call, in an optimizer without a schedule, whose weights have two places. Not all
+        # that the inner optimizer has: GradScaler would hand its scale to a flag of a fused one.
+        if name in ("train", "eval") and "inner" in self.__dict__:
+            return getattr(self.inner, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def layers(self) -> dict[Tensor, ParameterLayers]:
@@ -182,6 +211,7 @@ class Wrapped(Optimizer):
             self._layers = describe_again(groups, self._layers, self._exclude, self._segments)
             self._held = {param: held for param, held in self._held.items() if param in self._layers}
 
+    @opaque
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
         self.inner.add_param_group(param_group)
@@ -207,6 +237,7 @@ class Wrapped(Optimizer):
         if captures_graph():
             raise RuntimeError("a wrapped optimizer arranges every step anew, which a CUDA graph cannot hold")
         self._describe()
+        self.last_plan = None
         members = [
             (param, index)
             for index, group in enumerate(self.param_groups)
@@ -221,17 +252,29 @@ class Wrapped(Optimizer):
             for param, index in members
             if not self._layers[param].excluded or self.param_groups[index].get("lr_multiplier", 1.0) != 1.0
         ]
-        for param, _ in members:
-            check_supported(param, param if param.grad is None else param.grad, self._layers[param].name)
-        self.last_plan = None
+
+        def check() -> None:
+            for param, _ in members:
+                if param.grad is not None:
+                    check_supported(param, param.grad, self._layers[param].name)
+
+        def then_check() -> Any:
+            assert closure is not None
+            loss = closure()
+            check()  # the gradients that the step will read, before it moves anything
+            return loss
+
+        if closure is None:
+            check()
         before = [real(local(param)).clone() for param, _ in members]
-        loss = self.inner.step(closure)
+        loss = _step_without_global_hooks(self.inner, None if closure is None else then_check)
         with torch.no_grad():
-            entries = [
-                self._entry(param, index, old)
+            moved = {
+                param: self._entry(param, index, old)
                 for (param, index), old in zip(members, before, strict=True)
                 if param.grad is not None
-            ]
+            }
+            entries = list(moved.values())
             if entries:
                 options = [self._group_options(group) for group in self.param_groups]
                 plan = Plan(entries, options, self._settings, Scaling())
@@ -240,10 +283,24 @@ class Wrapped(Optimizer):
                         entry.held.publish(entry.state, entry.saved)
                 layerwise_step(plan, Scaling())
                 self.last_plan = plan if self.readers else None
-        moved = [param for param, _ in members if param.grad is not None]
-        for param, entry in zip(moved, entries, strict=True):
-            self.state[param].update({key: entry.saved[name] for name, key in self._saved_names()})
+        self._remember(moved)
         return loss
+
+    def _remember(self, entries: Mapping[Tensor, Entry]) -> None:
+        """Keep the rule's numbers in the inner optimizer's state: of every parameter that was moved, or of none.
+
+        torch.distributed.checkpoint takes a parameter without state among others that have some for a damaged file. So
+        an excluded one has the numbers from before its first step under the rule.
+        """
+        names = self._saved_names()
+        for group in self.param_groups if names else ():
+            for param in group["params"]:
+                entry = entries.get(param)
+                if entry is not None:
+                    self.state[param].update({key: entry.saved[name] for name, key in names})
+                elif param.grad is not None and names[0][1] not in self.state[param]:
+                    numbers = self._numbers_before(param)
+                    self.state[param].update({key: numbers[name] for name, key in names})
 
     def _entry(self, param: Tensor, index: int, old: Tensor) -> Entry:
         """The entry of one parameter; puts its old weights back, and the direction into the copy of them."""
@@ -260,14 +317,19 @@ class Wrapped(Optimizer):
             torch.div(displacement, lr, out=old)
         layers = self._layers[param]
         kept = self.state.get(param, {})
-        state = {"step": torch.zeros(layers.broadcast_shape(real_shape(param)), device=step_device(layers, w))}
-        state |= layers.memory(self.rule.state_names, w.device)
+        state = self._numbers_before(param)
         state |= {name: kept[key] for name, key in self._saved_names() if key in kept}
         if not is_distributed(param):
             return Entry(w, old, state, layers, index, owner=None, saved=state)
         held = held_of(self._held, param, layers)
         own = held.local_state(state)
         return Entry(w, old, own, held.rows.layers, index, owner=None, held=held, saved=state)
+
+    def _numbers_before(self, param: Tensor) -> dict[str, Tensor]:
+        """The rule's numbers before the first step."""
+        layers, w = self._layers[param], local(param)
+        step = torch.zeros(layers.broadcast_shape(real_shape(param)), device=step_device(layers, w))
+        return {"step": step, **layers.memory(self.rule.state_names, w.device)}
 
     def _group_options(self, group: Mapping[str, Any]) -> GroupOptions:
         """The displacement of the inner optimizer is the whole direction, its weight decay included."""
@@ -289,10 +351,12 @@ class Wrapped(Optimizer):
 
     # Saving and loading are the inner optimizer's; the rule's numbers travel in its state.
 
+    @opaque
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state dict, with the rule's numbers in the state of each parameter."""
         return self.inner.state_dict()
 
+    @opaque
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; the same as loading it into the inner optimizer."""
         self.inner.load_state_dict(state_dict)
@@ -344,12 +408,39 @@ class Wrapped(Optimizer):
         return deep_copy(self, memo)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "inner" not in state:  # groups and state, as torch's own loading hands them over
+            self.inner.__setstate__(state)
+            return
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
-        super().__setstate__(
-            {**state, **hooks, "defaults": inner.defaults, "readers": set(), "last_plan": None, "_held": {}}
-        )
+        super().__setstate__({**state, **hooks, "readers": set(), "last_plan": None, "_held": {}})
         _restore_after_loading(inner, self)
+
+
+def _step_without_global_hooks(inner: Optimizer, closure: Callable[[], Any] | None) -> Any:
+    """The step of a wrapped optimizer with its own hooks: those of all optimizers are called for the wrapping one.
+
+    After the inner step the weights are not yet where the step leads, and a hook that counts steps would count two.
+    """
+    hooked: Any = type(inner).step
+    outer = inner.__dict__.get("step")  # a scheduler's, which notes the call, or somebody else's
+    scheduled = getattr(outer, "_wrapped_by_lr_sched", False) and getattr(outer, "__wrapped__", None) is hooked
+    somebody_asks = _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+    if not somebody_asks or not hasattr(hooked, "hooked") or (outer is not None and not scheduled):
+        return inner.step(closure)
+    if scheduled:
+        inner._opt_called = True  # type: ignore[attr-defined]
+    step = inspect.unwrap(hooked, stop=lambda function: not hasattr(function, "hooked"))
+    args: tuple[Any, ...] = (inner, closure)
+    kwargs: dict[str, Any] = {}
+    for before in list(inner._optimizer_step_pre_hooks.values()):
+        others = before(inner, args, kwargs)
+        if others is not None:
+            args, kwargs = others
+    result = step(*args, **kwargs)
+    for after in list(inner._optimizer_step_post_hooks.values()):
+        after(inner, args, kwargs)
+    return result
 
 
 def _restore_after_loading(inner: Optimizer, wrapped: Wrapped) -> None:

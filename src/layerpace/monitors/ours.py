@@ -37,7 +37,7 @@ class OursWatcher(Watcher):
 
     def _end(self) -> list[Numbers]:
         plan = self.optimizer._keeper.plan
-        if plan is None or torch.compiler.is_compiling():  # no parameter had a gradient; no plan is kept
+        if plan is None:  # no parameter had a gradient
             return []
         if self._known is None or self._known[0] is not plan:
             params = {id(cut): param for param, cut in self.optimizer._layers.items()}

@@ -27,6 +27,7 @@ from layerpace.layers import (
     describe_again,
     describe_group,
 )
+from layerpace.optim.compiling import OpaqueOptimizer, opaque
 from layerpace.optim.keeping import PlanKeeper
 from layerpace.optim.loading import cast_state, check_loadable
 from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
@@ -40,7 +41,7 @@ from layerpace.signatures import name_options
 NONFINITE = ("propagate", "skip", "raise")
 
 
-class Layerwise(Optimizer):
+class Layerwise(OpaqueOptimizer):
     """Any direction with any layer rule::
 
         u, state <- D(g, w, state)          the direction: SGD, Adam, RMSProp, ...
@@ -115,6 +116,7 @@ class Layerwise(Optimizer):
     # Momentum after the rule; a method whose law it would break has none.
     _has_velocity = True
 
+    @opaque
     def __init__(
         self,
         params: ParamsT,
@@ -186,6 +188,7 @@ class Layerwise(Optimizer):
 
     # Param groups and layers
 
+    @opaque
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; see `Layerwise` for its keys.
 
@@ -337,6 +340,7 @@ class Layerwise(Optimizer):
             moments = {name: x if name in by_layer else held.distribute(x) for name, x in moments.items()}
         return {"step": step, **moments, **layers.memory(self.rule.state_names, w.device)}
 
+    @opaque
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, also that of another dtype or device; moments keep their precision.
 

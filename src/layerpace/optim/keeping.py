@@ -13,7 +13,6 @@ from operator import is_
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from layerpace.directions import Direction
@@ -97,11 +96,6 @@ class PlanKeeper:
 
     def step(self, optimizer: Layerwise, scaling: Scaling) -> None:
         """Step with the kept plan, or with a new one. A second thread waits."""
-        if torch.compiler.is_compiling():
-            plan = self._build(optimizer, scaling)
-            if plan is not None:
-                layerwise_step(plan, scaling)
-            return
         with self._lock:
             finished = False
             captures = captures_graph()
@@ -186,9 +180,8 @@ class PlanKeeper:
         for entry in entries:
             if entry.held is not None:
                 entry.held.publish(entry.state, entry.saved)
-        if not torch.compiler.is_compiling():
-            self._groups, self._still, self._direction = groups, still, optimizer.direction
-            self._state, self._states = optimizer.state, list(optimizer.state.values())
+        self._groups, self._still, self._direction = groups, still, optimizer.direction
+        self._state, self._states = optimizer.state, list(optimizer.state.values())
         return plan
 
     def _entries(
