@@ -163,8 +163,8 @@ def read_json(path: Path, largest: int = LARGEST) -> Part:
     return parse_json(read_bytes(path, largest), printable(path))
 
 
-def parse_json(data: bytes, where: str) -> Part:
-    """A JSON text; ``where`` is what an error calls it.
+def parse_json(data: bytes, where: str, lines: bool = True) -> Part:
+    """A JSON text; ``where`` is what an error calls it, and ``lines`` that it has several.
 
     Raises:
         FileError: it is not JSON, or nested too deep to be handled safely.
@@ -172,11 +172,12 @@ def parse_json(data: bytes, where: str) -> Part:
     try:
         content = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise FileError(f"{where}, line {line}: not UTF-8 text") from None
+        line = f", line {data.count(bytes([10]), 0, error.start) + 1}" if lines else ""
+        raise FileError(f"{where}{line}: not UTF-8 text") from None
     except json.JSONDecodeError as error:
         empty = "" if data.strip() else ": it is empty"
-        raise FileError(f"{where}, line {error.lineno}: not JSON{empty or f' ({error.msg.lower()})'}") from None
+        line = f", line {error.lineno}" if lines else ""
+        raise FileError(f"{where}{line}: not JSON{empty or f' ({error.msg.lower()})'}") from None
     except RecursionError:
         raise FileError(f"{where}: nested deeper than {DEEPEST} levels") from None
     except ValueError:  # a number of thousands of digits, which Python refuses to read

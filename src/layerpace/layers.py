@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from layerpace.checks import check_range
-from layerpace.matching import matching
 
 __all__ = [
-    "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "matching", "multiplier",
-    "prioritize", "segment_sizes",
+    "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "multiplier", "prioritize",
+    "segment_sizes",
 ]  # fmt: skip
 
 Exclude: TypeAlias = None | bool | str | Sequence[str] | Callable[[str, Tensor], bool]
@@ -107,7 +106,7 @@ def excluded(exclude: Exclude, name: str, param: Tensor) -> bool:
 
     Args:
         exclude: None or an empty sequence (nothing), a bool, a glob or globs over names, or a predicate of
-            (name, parameter), such as `matching`.
+            (name, parameter).
 
     Raises:
         ValueError: a glob where the parameter has no name.
@@ -131,8 +130,7 @@ def _matches(pattern: str, name: str, argument: str) -> bool:
     if not name:
         raise ValueError(
             f"{argument}={pattern!r} selects by name, and the parameters have none: "
-            "pass model.named_parameters() instead of model.parameters(), or exclude=layerpace.layers.matching("
-            "model, globs) where a trainer makes the param groups"
+            "pass model.named_parameters() instead of model.parameters()"
         )
     return fnmatchcase(name, pattern)
 
@@ -186,10 +184,10 @@ def describe(
     """
     parts: Segments | None = None
     if isinstance(segments, Mapping):
-        found = [value for glob, value in segments.items() if _matches(glob, name, "segments")]
-        if len(found) > 1:
+        matching = [value for glob, value in segments.items() if _matches(glob, name, "segments")]
+        if len(matching) > 1:
             raise ValueError(f"more than one glob of segments matches {name!r}: {sorted(segments)}")
-        parts = found[0] if found else None
+        parts = matching[0] if matching else None
     else:
         parts = segments
     said = exclude, segments

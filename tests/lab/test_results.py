@@ -151,7 +151,7 @@ def test_names_that_are_taken_get_a_prefix(tmp_path: Path) -> None:
         ("config.json", "[1]", "config.json is no JSON object"),
         ("DONE", "", "DONE is no JSON object, or half of one"),
         ("curve.jsonl", '{"step": 0}\nnull\n', "curve.jsonl has a line that is no JSON object"),
-        ("run.json", "{}", "run.json is not the run.json of a run"),
+        ("run.json", "{}", "run.json: kind is missing"),
     ],
 )
 def test_a_broken_folder_is_left_out_with_one_line(runs: Path, name: str, content: str, said: str) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from layerpace.files import FileError
 from layerpace.monitors.folder import Follower, MonitorFolder, find, load
 from layerpace.monitors.quantities import QUANTITIES
+from layerpace.monitors.replay import Replay
 from layerpace.monitors.run import LayerInfo, Run
 from layerpace.monitors.sinks import JSONL
 
@@ -192,33 +195,129 @@ def test_no_run(tmp_path: Path, name: str, what: str) -> None:
         load(tmp_path / name)
 
 
-def test_files_of_something_else(tmp_path: Path) -> None:
+def test_a_run_json_of_something_else_is_named_with_its_field(tmp_path: Path) -> None:
     make(tmp_path / "one")
     path = tmp_path / "one" / "run.json"
     settings = json.loads(path.read_text())
-    for wrong in ("", "[]", "{}", json.dumps({**settings, "layers": [1]})):
-        path.write_text(wrong)
-        with pytest.raises(ValueError, match=r"run.json is not the run.json of a run"):
+    layer = settings["layers"][0]
+    for change, what in (
+        ("", "run.json, line 1: not JSON: it is empty"),
+        ([], r"run.json: must be an object, {...}, got \[\]"),
+        ({"kind": 1}, "of kind 1 and version 1, must be 'layerpace run' and 1"),
+        ({"version": 2}, "of kind 'layerpace run' and version 2"),
+        ({"name": 3}, "run.json, name: must be a string, got 3"),
+        ({"settings": "all"}, "run.json, settings: must be an object, {...}, got 'all'"),
+        ({"started": 1e308}, r"run.json, started: must be a number from -1e\+11 to 1e\+11, got 1e\+308"),
+        ({"layers": None}, "run.json, layers: must be a list, got None"),
+        ({"layers": [1]}, r"run.json, layers\[0\]: must be an object, {...}, got 1"),
+        ({"layers": [{}]}, r"run.json: layers\[0\].name is missing"),
+        ({"layers": [layer, layer]}, r"layers\[1\].name: must be a name that no layer before it has, got 'a.weight'"),
+        ({"layers": [{**layer, "name": None}]}, r"layers\[0\].name: must be a string, got None"),
+        ({"layers": [{**layer, "shape": "3x2"}]}, r"layers\[0\].shape: must be a list, got '3x2'"),
+        (
+            {"layers": [{**layer, "shape": [[3]]}]},
+            r"layers\[0\].shape\[0\]: must be a whole number .* got \[3\]",
+        ),
+        ({"layers": [{**layer, "shape": [-3]}]}, r"layers\[0\].shape\[0\]: must be a whole number from 0"),
+        ({"layers": [{**layer, "shape": [10**9] * 9}]}, r"layers\[0\].shape: must be at most 64 sizes"),
+        ({"layers": [{**layer, "trained": 1}]}, r"layers\[0\].trained: must be true or false, got 1"),
+    ):
+        wrong = {**settings, **change} if isinstance(change, dict) else change
+        path.write_text(wrong if isinstance(wrong, str) else json.dumps(wrong))
+        with pytest.raises(FileError, match=what) as caught:
             load(tmp_path)
-    path.write_text(json.dumps({**settings, "version": 2}))
-    with pytest.raises(ValueError, match="of kind 'layerpace run' and version 2"):
-        load(tmp_path)
-    path.write_text(json.dumps(settings))
+        assert str(path) in str(caught.value)
+
+
+def test_damaged_lines_of_records_are_left_out_and_counted(tmp_path: Path) -> None:
+    make(tmp_path / "one")
     records = tmp_path / "one" / "records.jsonl"
     good = records.read_bytes().splitlines(keepends=True)
+    (whole,) = load(tmp_path)
+    assert whole.notes == ()
     short = b'{"set": 0, "step": 1, "time": 1.0, "values": [1]}\n'
-    records.write_bytes(good[0] + short)
-    with pytest.raises(ValueError, match=r"records.jsonl: the values of a record of steps 1 to 1 cannot be read"):
-        load(tmp_path)
     for bad, what in (
-        (b"{}\n", "line 3 is not one of records: b'{}'"),
-        (short.replace(b": 0,", b": 9,"), "line 3 is not one of records"),
-        (short, "the values of a record of steps 1 to 2 cannot be read"),
-        (good[1].replace(b"null", b"oops"), "the values of a record of steps 1 to 2 cannot be read"),
+        (b"{}\n", "line 3: not one of records: b'{}'"),
+        (b"\xff\x00\n", "line 3: not one of records"),
+        (short.replace(b": 0,", b": 9,"), "line 3: no line before it has the keys of set 9"),
+        (short, "line 3: its values are not 4 numbers"),
+        (good[1].replace(b"null", b"oops"), "line 3: its values are not 4 numbers"),
+        (good[1].replace(b"[", b"[["), "line 3: its values are not 4 numbers"),
+        (good[1].replace(b"null", b'"x"'), "line 3: its values are not 4 numbers"),
+        (good[1].replace(b"null", b"9" * 400), "line 3: its values are not 4 numbers"),
+        (good[1].replace(b'"step": ', b'"step": 99999999999999999999'), "line 3: not one of records"),
+        (good[1].replace(b'"time": ', b'"time": ' + b"9" * 300), "line 3: not one of records"),
+        (b'{"set": 5, "keys": [1]}\n', r"line 3: its keys, keys\[0\]: must be a string, got 1"),
+        (b'{"set": 5, "keys": ' + b"[" * 5000 + b"\n", "line 3: its keys: nested deeper than 64 levels"),
     ):
         records.write_bytes(b"".join([*good[:2], bad, *good[2:]]))
-        with pytest.raises(ValueError, match=f"records.jsonl: {what}"):
-            load(tmp_path)
+        with pytest.warns(UserWarning, match=f"records.jsonl: 1 of {len(good) + 1} lines are damaged .* {what}"):
+            (run,) = load(tmp_path)
+        assert content(run) == content(whole)
+        (note,) = run.notes
+        assert re.search(what, note)
+    records.write_bytes(short * 2)
+    with pytest.raises(FileError, match=r"records.jsonl: none of its 2 lines can be read; line 1: no line before"):
+        load(tmp_path)
+
+
+def test_one_byte_that_is_wrong_costs_one_record(tmp_path: Path) -> None:
+    make(tmp_path / "one", 20)
+    records = tmp_path / "one" / "records.jsonl"
+    whole = records.read_bytes()
+    steps = load(tmp_path)[0].history.steps
+    for place in range(whole.index(b"\n") + 1, len(whole), 97):  # after the first line of keys, which all need
+        records.write_bytes(whole[:place] + b"\x00" + whole[place + 1 :])
+        if b'"keys"' in next(line for line in records.read_bytes().splitlines() if b"\x00" in line):
+            continue
+        with pytest.warns(UserWarning, match=r"1 of \d+ lines are damaged"):
+            (run,) = load(tmp_path)
+        assert len(steps) - 2 <= len(run.history.steps) <= len(steps)  # a line end that goes takes two with it
+
+
+def test_of_several_runs_the_one_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name in "abc":
+        make(tmp_path / name)
+    (tmp_path / "b" / "run.json").write_text("")
+    with pytest.warns(UserWarning, match=rf"left out: {tmp_path}/b/run.json, line 1: not JSON: it is empty"):
+        runs = load(tmp_path)
+    assert [run.name for run in runs] == ["a", "c"]
+    for name in "ac":
+        (tmp_path / name / "run.json").write_text("{")
+    with pytest.raises(FileError, match=r"a/run.json, line 1: not JSON .* \(and 2 more runs\)"):
+        load(tmp_path)
+
+
+def test_many_records_are_thinned_evenly(tmp_path: Path) -> None:
+    folder = make(tmp_path / "one", 0, finish=False, max_records=5000)
+    record(folder, 1, 400)
+    folder.finish()
+    (whole,) = load(tmp_path)
+    for most in (400, 100, 30):
+        (run,) = load(tmp_path, most)
+        stride = 2 ** max(0, math.ceil(math.log2(267 / most)))  # 267 records have two quantities, 133 three
+        assert run.history.steps[0] == 1 and run.history.steps[-1] > 400 - 3 * stride
+        pairs = [step for step in run.history.steps if step % 3]
+        assert pairs == [step for step in whole.history.steps if step % 3][::stride]
+        assert len(run.scalars["loss"].steps) <= most
+        assert bool(run.notes) == (stride > 1)
+        picked = whole.history["weight_norm"][[whole.history.steps.index(step) for step in run.history.steps]]
+        torch.testing.assert_close(run.history["weight_norm"], picked, rtol=0, atol=0, equal_nan=True)
+
+
+def test_initial_weights_that_are_damaged_are_named(tmp_path: Path) -> None:
+    folder = make(tmp_path / "one")
+    folder.save_initial({"a": torch.ones(100)})
+    path = tmp_path / "one" / "initial.pt"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"nothing of the kind"):
+        path.write_bytes(damaged)
+        with pytest.raises(FileError, match=rf"^{path} cannot be read: damaged or cut short"):
+            folder.initial()
+    for other in ([1, 2], {1: torch.ones(1)}, {"a": 1.0}):
+        torch.save(other, path)
+        with pytest.raises(FileError, match="it has no weights by name"):
+            folder.initial()
 
 
 # Writing
@@ -279,7 +378,13 @@ def test_a_follower_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.M
     assert not follower.update()
     fed: list[int] = []
     feed = type(follower._replay).feed
-    monkeypatch.setattr(type(follower._replay), "feed", lambda self, lines: fed.append(len(lines)) or feed(self, lines))
+
+    def counted(self: Replay, lines: Iterable[bytes]) -> None:
+        lines = list(lines)
+        fed.append(len(lines))
+        feed(self, lines)
+
+    monkeypatch.setattr(type(follower._replay), "feed", counted)
     record(folder, 10, 11)
     folder.flush()
     assert follower.update()

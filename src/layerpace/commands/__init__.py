@@ -10,6 +10,11 @@ from ..printable import printable
 EXIT_USAGE = 2
 
 
+def say(message: str) -> None:
+    """One line on stderr."""
+    print(f"layerpace: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
 def complain(message: str, status: int, each: bool = False) -> NoReturn:
     """One line on stderr, and the exit status.
 
@@ -17,7 +22,7 @@ def complain(message: str, status: int, each: bool = False) -> NoReturn:
     """
     rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
     if rank == "0" or each:
-        print(f"layerpace: {printable(' '.join(message.split()))}", file=sys.stderr)
+        say(message)
     else:
         time.sleep(2)  # torchrun ends all when the first one ends: let that be the one that speaks
     sys.exit(status)

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App
 
 from ..printable import printable
-from . import EXIT_USAGE, complain
+from . import EXIT_USAGE, complain, say
 from .options import flag
 
 EXAMPLES = """
@@ -50,7 +50,7 @@ def add(app: App) -> None:
         if not runs:
             complain("report needs the folder of a run, such as: layerpace report runs/demo", EXIT_USAGE)
         try:
-            path = write(runs, out, title)
+            path = write(runs, out, title, say)
         except (FileNotFoundError, ValueError) as error:
             complain(str(error), EXIT_USAGE)
         print(f"{printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerpace.monitors.follower import DONE, KIND, RECORDS, RUN, VERSION, Follower, layers_of, read_settings
+from layerpace.files import FileError, load_saved
+from layerpace.monitors.follower import DONE, KIND, RECORDS, RUN, VERSION, Follower, read_settings
 from layerpace.monitors.run import LayerInfo, Run
 from layerpace.monitors.sinks.aside import aside
 from layerpace.monitors.sinks.jsonl import JSONL
+from layerpace.printable import printable
 
 __all__ = ["Follower", "MonitorFolder", "find", "load"]
 
@@ -83,9 +86,12 @@ class MonitorFolder:
 
     def _compare(self) -> None:
         """Go on only with a run of the same layers; keep its name and start."""
-        found = read_settings(self.path / RUN) if (self.path / RUN).exists() else {}
-        self._name, self._started = found.get("name", self._name), found.get("started", self._started)
-        for before, layer in zip(layers_of(found), self._layers, strict=False):
+        if not (self.path / RUN).exists():
+            return
+        found = read_settings(self.path / RUN)
+        self._name = self._name if found.name is None else found.name
+        self._started = self._started if found.started is None else found.started
+        for before, layer in zip(found.layers, self._layers, strict=False):
             if (before.name, before.shape) != (layer.name, layer.shape):
                 raise ValueError(
                     f"{self.path} has a run of another model: its layer {before.name!r} of shape {list(before.shape)} "
@@ -117,17 +123,27 @@ class MonitorFolder:
             torch.save(dict(weights), file)
 
     def initial(self) -> dict[str, Tensor] | None:
-        """The initial weights that were kept, on the CPU; None: none were."""
+        """The initial weights that were kept, on the CPU; None: none were.
+
+        Raises:
+            FileError: they cannot be read.
+        """
         path = self.path / INITIAL
         if not path.exists():
             return None
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return weights
+        weights = load_saved(path)
+        named = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+        if not named or not all(isinstance(x, Tensor) for x in weights.values()):
+            raise FileError(f"{path} cannot be read: it has no weights by name")
+        return dict(weights)
 
     def found(self) -> Run:
         """The run as it is in the folder now."""
         self.flush()
-        return load(self.path)[0]
+        run = Follower(self.path).run
+        for note in run.notes:
+            warnings.warn(f"{self.path}: {note}", stacklevel=2)
+        return run
 
     def finish(self) -> None:
         """Write what there is, and that nothing will be added."""
@@ -137,18 +153,35 @@ class MonitorFolder:
             (self.path / DONE).touch()
 
 
-def load(path: str | Path) -> list[Run]:
+def load(path: str | Path, max_records: int | None = 100_000) -> list[Run]:
     """Read one run or many.
+
+    A run of many that cannot be read is left out with a warning that names it, and so is a record whose line is
+    damaged; `Run.notes` says of each run what is missing.
 
     Args:
         path: the folder of a run, or one that has such folders beneath it, as that of ``layerpace compare``.
+        max_records: of each kind; of more every second one goes, and so on. None: all.
 
     Returns:
         The runs, in the order of their folders. Runs of the same name have the path of their folder as name.
 
     Raises:
         FileNotFoundError: there is no run.
-        ValueError: a file of a run cannot be read.
+        FileError: no run can be read; a ValueError that names file, line and field.
+    """
+    runs, refused = load_some(path, max_records)
+    for line in (*refused, *(f"{run.path}: {note}" for run in runs for note in run.notes)):
+        warnings.warn(printable(line), stacklevel=2)
+    return runs
+
+
+def load_some(path: str | Path, max_records: int | None = None) -> tuple[list[Run], list[str]]:
+    """`load` without warnings: the runs, and of each that cannot be read a line that says why.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        FileError: none can be read.
     """
     root = Path(path)
     if root.name in (RUN, RECORDS) and root.is_file():
@@ -159,12 +192,21 @@ def load(path: str | Path) -> list[Run]:
         raise FileNotFoundError(
             f"{path} {what}: looked for {RUN} or {RECORDS} in it and in folders down to {DEPTH} levels beneath"
         )
-    runs = [Follower(folder).run for folder in folders]
-    names = [run.name for run in runs]
-    return [
+    found, refused = [], []
+    for folder in folders:
+        try:
+            found.append((folder, Follower(folder, max_records).run))
+        except (FileError, OSError) as error:
+            refused.append(str(error))
+    if not found:
+        more = f" (and {len(refused) - 1} more runs)" if len(refused) > 1 else ""
+        raise FileError(f"{refused[0]}{more}")
+    names = [run.name for _, run in found]
+    runs = [
         dataclasses.replace(run, name=str(folder.relative_to(root))) if names.count(run.name) > 1 else run
-        for folder, run in zip(folders, runs, strict=True)
+        for folder, run in found
     ]
+    return runs, [f"left out: {line}" for line in refused]
 
 
 def find(path: str | Path, depth: int = DEPTH) -> list[Path]:
@@ -174,8 +216,15 @@ def find(path: str | Path, depth: int = DEPTH) -> list[Path]:
         return [root]
     if depth == 0 or not root.is_dir():
         return []
-    below = sorted(Path(entry) for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    below = sorted(Path(entry) for entry in os.scandir(root) if _is_folder(entry) and not entry.name.startswith("."))
     return [found for folder in below for found in find(folder, depth - 1)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _is_run(path: Path) -> bool:

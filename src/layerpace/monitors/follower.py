@@ -1,17 +1,25 @@
-"""A run on disk, read as it grows."""
+"""A run on disk, read as it grows.
+
+What its files must be is said here: of run.json by `read_settings`, of the lines of records by
+`layerpace.monitors.replay`. Whoever reads a run does so through a `Follower`, and need not check again.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from layerpace.files import LATEST, WIDEST, FileError, Part, open_regular, read_json, shortened
 from layerpace.monitors.replay import Replay
 from layerpace.monitors.run import LayerInfo, Run
 
 RUN, RECORDS, DONE = "run.json", "records.jsonl", "DONE"
 KIND, VERSION = "layerpace run", 1
+DIMENSIONS = 64  # of a tensor, which is what torch allows
+LONGEST = 1 << 26  # bytes of a line
 
 
 class Follower:
@@ -19,24 +27,25 @@ class Follower:
 
     Args:
         path: of the folder.
+        max_records: of each set of keys that are kept; beyond it every second one goes. None: all.
 
     Raises:
         FileNotFoundError: there is no run in it.
-        ValueError: a file of it cannot be read; the message has its path.
+        FileError: a file of it cannot be read; the message has its path.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, max_records: int | None = None) -> None:
+        self.path, self.max_records = Path(path), max_records
         if not (self.path / RUN).exists() and not (self.path / RECORDS).exists():
             raise FileNotFoundError(f"{path} holds no run: looked for {RUN} and {RECORDS}")
-        self._settings: Mapping[str, Any] = {}
+        self._described = Described()
         self._stamp: tuple[int, ...] = ()
         self._finished = False
         self._forget()
         self.update()
 
     def _forget(self) -> None:
-        self._replay = Replay(layers_of(self._settings))
+        self._replay = Replay(list(self._described.layers), self.max_records)
         # What was read last. A record is never written twice, so as long as this line is where it was, so is all before
         # it: where records go, those after them move to the front.
         self._offset, self._last = 0, b""
@@ -54,14 +63,26 @@ class Follower:
     def run(self) -> Run:
         """The run as it was at the last update."""
         return Run(
-            name=str(self._settings.get("name", self.path.resolve().name)),
-            settings=self._settings.get("settings", {}),
+            name=self.path.resolve().name if self._described.name is None else self._described.name,
+            settings=self._described.settings,
             layers=list(self._replay.layers),
             history=self._replay.history,
             scalars=dict(self._replay.scalars),
             path=self.path,
             finished=self._finished,
+            notes=tuple(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        """What the run is without."""
+        replay = self._replay
+        if replay.damaged:
+            yield (
+                f"{RECORDS}: {replay.damaged} of {replay.lines} lines are damaged and left out, the first is "
+                f"{replay.reason}"
+            )
+        if replay.stride > 1:
+            yield f"{RECORDS} has {replay.lines} lines: of its records every {ordinal(replay.stride)} is read"
 
     def _read_settings(self) -> bool:
         try:
@@ -71,8 +92,8 @@ class Follower:
         stamp = stat.st_ino, stat.st_mtime_ns, stat.st_size
         if stamp == self._stamp:
             return False
-        self._settings, self._stamp = read_settings(self.path / RUN), stamp
-        layers, known = layers_of(self._settings), self._replay.layers
+        self._described, self._stamp = read_settings(self.path / RUN), stamp
+        layers, known = self._described.layers, self._replay.layers
         if [layer.name for layer in layers[: len(known)]] == [layer.name for layer in known]:
             self._replay.add_layers(layers)
         else:
@@ -81,7 +102,7 @@ class Follower:
 
     def _read_records(self) -> bool:
         try:
-            file = open(self.path / RECORDS, "rb")  # noqa: SIM115  (closed below)
+            file = open_regular(self.path / RECORDS)
         except FileNotFoundError:
             return False
         with file:
@@ -90,39 +111,78 @@ class Follower:
             if not same:
                 self._forget()
                 file.seek(0)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        if not whole:
-            return not same
-        self._offset += len(whole)
-        self._last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
-        try:
-            self._replay.feed(whole[:-1].split(b"\n"))
-        except ValueError as error:
-            raise ValueError(f"{self.path / RECORDS}: {error}") from None
-        return True
+            before = self._replay.lines
+            try:
+                self._replay.feed(self._lines(file))
+            except (FileError, OSError) as error:
+                raise FileError(f"{self.path / RECORDS}: {error}") from None
+        replay = self._replay
+        if 0 < replay.lines == replay.damaged:
+            raise FileError(f"{self.path / RECORDS}: none of its {replay.lines} lines can be read; {replay.reason}")
+        return replay.lines > before or not same
+
+    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
+        """The whole lines from here, without their ends; one that is being written is none yet."""
+        while (line := file.readline(LONGEST)).endswith(b"\n"):
+            self._offset += len(line)
+            self._last = line
+            yield line[:-1]
+        if len(line) == LONGEST:
+            raise FileError(f"line {self._replay.lines + 1} is longer than {LONGEST / 1e6:.0f} MB")
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Described:
+    """What a run.json says.
+
+    Attributes:
+        name: of the run; None: that of its folder.
+        settings: JSON-like.
+        layers: from input to output.
+        started: seconds since the epoch; None: not known.
+    """
+
+    name: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[LayerInfo, ...] = ()
+    started: float | None = None
+
+
+def ordinal(number: int) -> str:
+    """2nd, 4th, 8th, ..."""
+    ends = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ends.get(number % 10, 'th')}"
+
+
+def read_settings(path: Path) -> Described:
     """The content of a run.json.
 
     Raises:
-        ValueError: it is something else.
+        FileNotFoundError: there is none.
+        FileError: it is something else; the message names the field.
     """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind, version = content["kind"], content["version"]
-        layers_of(content)
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not the {RUN} of a run") from None
+    content = read_json(path)
+    kind, version = content["kind"].value, content["version"].value
     if (kind, version) != (KIND, VERSION):
-        raise ValueError(f"{path} is of kind {kind!r} and version {version!r}, must be {KIND!r} and {VERSION}")
-    return content
+        got = f"{shortened(kind)} and version {shortened(version)}"
+        raise FileError(f"{path} is of kind {got}, must be {KIND!r} and {VERSION}")
+    name, settings, started = content.get("name"), content.get("settings"), content.get("started")
+    return Described(
+        None if name is None else name.text(),
+        {} if settings is None else settings.table(),
+        tuple(_layers(content)),
+        None if started is None else started.number(-LATEST, LATEST),
+    )
 
 
-def layers_of(settings: Mapping[str, Any]) -> list[LayerInfo]:
-    """The layers that a run.json lists."""
-    return [
-        LayerInfo(layer["name"], tuple(layer["shape"]), bool(layer["excluded"]), bool(layer["trained"]))
-        for layer in settings.get("layers", ())
-    ]
+def _layers(content: Part) -> Iterator[LayerInfo]:
+    known: set[str] = set()
+    for layer in content["layers"].items():
+        name, shape = layer["name"].text(), layer["shape"]
+        if name in known:
+            raise layer["name"].wrong("a name that no layer before it has")
+        known.add(name)
+        sizes = tuple(size.whole(0, WIDEST) for size in shape.items())
+        if len(sizes) > DIMENSIONS or math.prod(sizes) > WIDEST:
+            raise shape.wrong(f"at most {DIMENSIONS} sizes, of {WIDEST} entries together")
+        yield LayerInfo(name, sizes, layer["excluded"].truth(), layer["trained"].truth())

@@ -60,6 +60,7 @@ class Run:
         scalars: loss, accuracy, ... by name, as the user logged them.
         path: the run's folder; None: it is in memory only.
         finished: nothing will be added.
+        notes: what had to be left out of the folder's files, a line each, such as damaged records.
     """
 
     name: str
@@ -69,3 +70,4 @@ class Run:
     scalars: Mapping[str, Series] = field(default_factory=dict)
     path: Path | None = None
     finished: bool = False
+    notes: Sequence[str] = ()

@@ -133,7 +133,8 @@ def of_lab(folder: Path) -> Found:
             found.error = next((line.strip() for line in reversed(text) if line.strip()), "")
     found.started = (folder / CONFIG).stat().st_mtime
     if (folder / RUN).exists():
-        found.started = min(read_settings(folder / RUN).get("started", found.started), found.started)
+        begun = read_settings(folder / RUN).started
+        found.started = found.started if begun is None else min(begun, found.started)
     return found
 
 
@@ -144,7 +145,7 @@ def of_monitor(folder: Path) -> Found:
     found.curve = evaluations(run)
     found.result = {name: series.values[-1] for name, series in run.scalars.items() if series.values}
     if (folder / RUN).exists():
-        found.started = read_settings(folder / RUN).get("started")
+        found.started = read_settings(folder / RUN).started
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from layerpace.monitors.run import LayerInfo
+from layerpace.printable import printable
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -35,6 +36,10 @@ class Finding:
     message: str
     evidence: str
     suggestion: str
+
+    def __post_init__(self) -> None:
+        for text in ("message", "evidence", "suggestion"):  # they quote names, which are anybody's
+            object.__setattr__(self, text, printable(getattr(self, text)))
 
     def __str__(self) -> str:
         where = "" if self.steps is None else f" (steps {self.steps[0]} to {self.steps[1]})"

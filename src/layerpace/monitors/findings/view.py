@@ -34,8 +34,9 @@ class View:
         history = run.history
         known = {layer.name: layer for layer in run.layers}
         self.layers: list[LayerInfo] = [known.get(name, LayerInfo(name, ())) for name in history.layers]
-        places = [place for place, step in enumerate(history.steps) if until is None or step < until]
-        self.steps = list(dict.fromkeys(history.steps[place] for place in places))
+        steps = history.steps  # made anew each time it is asked for
+        places = [place for place, step in enumerate(steps) if until is None or step < until]
+        self.steps = list(dict.fromkeys(steps[place] for place in places))
         self._blank = torch.full((len(self.steps), len(self.layers)), torch.nan, dtype=torch.float64, device="cpu")
         self._values = {name: self._merged(history[name].double(), places) for name in history.quantities}
         seen = [~self[name].isnan() for name in (*UPDATES, RATE) if name in self]
@@ -173,7 +174,9 @@ def spread(values: Tensor) -> float:
 
 
 def gain(layer: LayerInfo, norm: float) -> float:
-    """RMS*sqrt(fan-in) of a matrix: near 1 keeps the size of what passes through it (Glorot, He)."""
+    """RMS*sqrt(fan-in) of a matrix: near 1 keeps the size of what passes (Glorot, He); nan of an empty one."""
+    if not layer.entries:
+        return math.nan
     fan_in = math.prod(layer.shape[1:])
     return norm / math.sqrt(layer.entries) * math.sqrt(fan_in)
 

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..folder import load
+from ...files import FileError, Part, read_json
+from ..folder import find, load_some
 from ..run import Run
 from .page import write_report
 
 PAGE = "report.html"
 MOST_COMPARED = 24  # runs of a comparison that are shown whatever their learning rate
+RECORDS = 20_000  # of each kind, of all runs together; what the page shows of them is thinner still
+FEWEST_RECORDS = 1000  # of each kind and run, which is what a monitor writes
+Warn = Callable[[str], None]
 
 
-def report(paths: Sequence[Path], out: Path | None = None, title: str | None = None) -> Path:
+def warned(message: str) -> None:
+    """Say it as a warning."""
+    warnings.warn(message, stacklevel=3)
+
+
+def report(paths: Sequence[Path], out: Path | None = None, title: str | None = None, warn: Warn = warned) -> Path:
     """Write the report of one or several run folders.
+
+    What cannot be read of them is named in the page, and to ``warn``; the rest is shown.
 
     Args:
         paths: folders of runs, or folders with runs beneath, as that of ``layerpace compare``.
         out: the file; None: report.html in the folder, or, for several, here.
         title: of the page; None: made from the runs.
+        warn: is told, in a line each, which run or which part of one is left out.
 
     Returns:
         the file.
@@ -35,7 +47,7 @@ def report(paths: Sequence[Path], out: Path | None = None, title: str | None = N
         ValueError: a file cannot be read, or all that does not fit into one page.
     """
     with one_thread():
-        return _report(paths, out, title)
+        return _report(paths, out, title, warn)
 
 
 @contextmanager
@@ -49,9 +61,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _report(paths: Sequence[Path], out: Path | None, title: str | None) -> Path:
-    results = compared(paths[0]) if len(paths) == 1 else None
-    runs = [run for path in paths for run in load(path)]
+def _report(paths: Sequence[Path], out: Path | None, title: str | None, warn: Warn) -> Path:
+    results: dict[str, Any] | None = None
+    runs, notes = opened(paths)
+    if len(paths) == 1:
+        try:
+            results = compared(paths[0])
+        except FileError as error:
+            notes.append(f"the table of results is left out: {error}")
+    notes += [f"{run.name}: {note}" for run in runs for note in run.notes]
+    for note in notes:
+        warn(note)
     with_records = [run for run in runs if len(run.history) or any(series.steps for series in run.scalars.values())]
     if not with_records:
         raise FileNotFoundError(f"no records yet in {', '.join(str(path) for path in paths)}")
@@ -64,17 +84,66 @@ def _report(paths: Sequence[Path], out: Path | None, title: str | None) -> Path:
         raise ValueError(f"--out {out} is a folder: give a file, such as {out / PAGE}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}")
-    return write_report(with_records, out, title, results)
+    return write_report(with_records, out, title, results, notes)
+
+
+def opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs of the folders, and of each that cannot be read a line that says why.
+
+    Raises:
+        FileNotFoundError: there is no run in a folder.
+        FileError: no run can be read.
+    """
+    runs: list[Run] = []
+    notes: list[str] = []
+    most = max(FEWEST_RECORDS, RECORDS // max(1, sum(len(find(path)) for path in paths)))
+    for path in paths:
+        try:
+            found, refused = load_some(path, most)
+        except FileError as error:
+            found, refused = [], [f"left out: {error}"]
+        runs += found
+        notes += refused
+    if not runs:
+        raise FileError(notes[0].removeprefix("left out: "))
+    return runs, notes
 
 
 def compared(path: Path) -> dict[str, Any] | None:
-    """What a finished comparison found; None: the folder is something else."""
+    """What a finished comparison found; None: the folder is something else.
+
+    Raises:
+        FileError: its results.json is not what `layerpace compare` writes; the message names the field.
+    """
     try:
-        results = json.loads((path / "results.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        results = read_json(path / "results.json")
+    except FileNotFoundError:
         return None
-    known = isinstance(results, dict) and "methods" in results
-    return results if known and results.get("config", {}).get("kind") == "layerpace compare" else None
+    config = results.get("config")
+    if results.get("methods") is None or config is None or config.table().get("kind") != "layerpace compare":
+        return None
+    for key in ("steps", "seeds"):
+        config[key].whole(0)
+    results["metric"].text()
+    optional(results, "target")
+    for row in results["methods"].items():
+        row["label"].text()
+        row["lr"].number()
+        row["seeds"].whole(0)
+        for folder in row["folders"].items():
+            folder.text()
+        for key in ("diverged", "steps_to_target"):
+            list(row[key].items())
+        for key in ("score_mean", "score_sd", "steps_to_target_mean", "step_ms", "optimizer_ms", "unevenness"):
+            optional(row, key)
+    return results.table()
+
+
+def optional(part: Part, key: str) -> None:
+    """The field is a number, or null."""
+    value = part.get(key)
+    if value is not None:
+        value.number()
 
 
 def labelled(runs: Sequence[Run], results: Mapping[str, Any]) -> list[Run]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+from ...printable import printable
 from ..diagnose import SEVERITIES, diagnose
 from ..findings.finding import Finding
 from ..run import Run
@@ -88,6 +89,11 @@ def about(runs: Sequence[Run]) -> str:
     common = shared([flat(run.settings) for run in runs])
     said += [f"{key.rpartition('.')[2]} {value}" for key, value in common.items() if key.partition(".")[0] in WHERE]
     return " · ".join(escape(x) for x in said)
+
+
+def notes(lines: Sequence[str]) -> str:
+    """What the page is without; "" where it has all."""
+    return "".join(f"<p class=note>Not shown: {escape(line)}</p>\n" for line in lines)
 
 
 def shared(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -219,7 +225,7 @@ def _finding(finding: Finding, place: int, name: str | None, places: Mapping[str
     listed = ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
     parts = [
         f'<span class="badge">{escape(finding.severity)}</span> {run}{_code(finding.message)}',
-        "" if not shown or shown[0] in finding.message else f"<code>{escape(listed)}</code>",
+        "" if not shown or printable(shown[0]) in finding.message else f"<code>{escape(listed)}</code>",
         _code(finding.evidence),
         f"<b>Try:</b> {_code(finding.suggestion)}",
     ]

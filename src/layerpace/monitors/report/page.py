@@ -34,7 +34,11 @@ SEED = re.compile(r"[-_ ,]*\b(?:s|seed)[-_ =]?\d+(?:-[0-9a-f]{6,})?$")  # sgd-s0
 
 
 def write_report(
-    runs: Sequence[Run], path: Path, title: str | None = None, results: Mapping[str, Any] | None = None
+    runs: Sequence[Run],
+    path: Path,
+    title: str | None = None,
+    results: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write one self-contained HTML file about recorded trainings.
 
@@ -46,6 +50,7 @@ def write_report(
         path: of the file; written aside and renamed.
         title: None: made from the names of the runs.
         results: what `layerpace compare` writes to results.json; None: the table shows the runs' scalars.
+        notes: of what the page is without; None of them is empty.
 
     Returns:
         path.
@@ -54,14 +59,19 @@ def write_report(
         ValueError: no run, or so many that they do not fit.
     """
     path = Path(path)
-    text = make_page(runs, title, results)
+    text = make_page(runs, title, results, notes)
     aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(text, encoding="utf-8", errors="replace")
     os.replace(aside, path)
     return path
 
 
-def make_page(runs: Sequence[Run], title: str | None = None, results: Mapping[str, Any] | None = None) -> str:
+def make_page(
+    runs: Sequence[Run],
+    title: str | None = None,
+    results: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
     """The HTML text; see `write_report`."""
     if not runs:
         raise ValueError("a report needs at least one run")
@@ -82,6 +92,7 @@ def make_page(runs: Sequence[Run], title: str | None = None, results: Mapping[st
         script=script,
         data=data,
         about=content.about(runs),
+        notes=content.notes(notes),
         settings=content.settings_of(runs, names),
         results=content.results_of(runs, names, results),
         findings=content.findings_of(runs, names, places),

@@ -31,7 +31,7 @@ def curves(run: Run, quantity: str, points: int) -> dict[str, Any]:
     (rows,) = torch.nonzero((~torch.isnan(values)).any(1), as_tuple=True)
     values = values[rows]
     steps = torch.tensor(run.history.steps, device="cpu")[rows].to(torch.float64)
-    packed: dict[str, Any] = {"steps": pack(steps), **pack_curves(values, points)}
+    packed: dict[str, Any] = pack_curves(values, points, steps)
     packed |= {name: pack(x.to(torch.float32)) for name, x in ends(values).items()}
     return packed
 
@@ -41,7 +41,7 @@ def scalar(series: Series) -> dict[str, Any]:
     steps = torch.tensor(series.steps, dtype=torch.float64, device="cpu")
     values = torch.tensor([math.nan if x is None else x for x in series.values], dtype=torch.float32, device="cpu")
     values = torch.where(torch.isinf(values), torch.inf, values)
-    return {"steps": pack(steps), **pack_curves(values.unsqueeze(1), SCALAR_POINTS)}
+    return pack_curves(values.unsqueeze(1), SCALAR_POINTS, steps)
 
 
 def of_run(run: Run, charts: Sequence[Chart], places: dict[str, int], points: int) -> dict[str, Any]:

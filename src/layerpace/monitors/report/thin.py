@@ -83,24 +83,29 @@ def pack(x: Tensor) -> str:
     return base64.b64encode(ctypes.string_at(x.data_ptr(), x.numel() * x.element_size())).decode() if x.numel() else ""
 
 
-def pack_curves(values: Tensor, points: int) -> dict[str, str | bool]:
+def pack_curves(values: Tensor, points: int, steps: Tensor) -> dict[str, str | bool]:
     """Thinned curves.
 
     Args:
         values: [R, L].
         points: see `keep`.
+        steps: float64 [R].
 
     Returns:
-        base64 of ``counts`` (int32 [L], points of each curve), ``places`` (rows: uint16, or int32 if ``wide``) and
-        ``values`` (float32), the curves one after the other.
+        base64 of ``steps`` (of the records that some curve keeps a value of), ``counts`` (int32 [L], points of each
+        curve), ``places`` (among those steps: uint16, or int32 if ``wide``) and ``values`` (float32), the curves one
+        after the other.
     """
-    kept = keep(values, points).T
-    wide = len(values) > 2**16
-    rows = torch.arange(len(values), dtype=torch.int32, device="cpu").expand(values.shape[1], -1)
+    kept = keep(values, points)
+    some = kept.any(1)
+    steps, values, kept = steps[some], values[some].T, kept[some].T
+    wide = len(steps) > 2**16
+    rows = torch.arange(len(steps), dtype=torch.int32, device="cpu").expand(len(values), -1)
     places = rows[kept].contiguous()
     return {
+        "steps": pack(steps),
         "counts": pack(kept.sum(1).to(torch.int32)),
         "places": pack(places if wide else places.view(torch.int16)[::2]),  # the low halves
-        "values": pack(values.T[kept].to(torch.float32)),
+        "values": pack(values[kept].to(torch.float32)),
         "wide": wide,
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from layerpace.files import LATEST
 
 
 def finite(time: float) -> float:
-    """The time, in seconds since the epoch; ValueError where it is nan or infinite."""
-    if not math.isfinite(time):
+    """The time, in seconds since the epoch; ValueError where it is nan or beyond every calendar."""
+    if not abs(time) <= LATEST:
         raise ValueError(f"time must be finite, in seconds since the epoch, got {time!r}")
     return float(time)
 

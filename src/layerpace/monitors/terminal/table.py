@@ -31,6 +31,7 @@ def page(
     characters: Characters,
     sort: str = "layer",
     others: Sequence[str] = (),
+    refused: Sequence[str] = (),
 ) -> list[Text]:
     """Header, a row a layer, and findings.
 
@@ -41,10 +42,13 @@ def page(
         characters: that the terminal has.
         sort: of the rows.
         others: names of further runs in the folder.
+        refused: of runs in it that cannot be read, why.
     """
     from rich.text import Text
 
     head = header(shot, width, now, characters, others)
+    for line in (*refused, *shot.run.notes):
+        head.append(Text(cut(f"! {clean(line, characters)}", width, characters.ellipsis), style="bold yellow"))
     if shot.step is None:
         return fitting([*head, Text("waiting for the first record", style="dim")], width, height)
     most = ALL_FINDINGS if height is None else LIVE_FINDINGS if height >= 16 else 0

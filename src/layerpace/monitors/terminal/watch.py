@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...checks import check_choice, check_range
-from ...extras import how_to_install
+from ...files import FileError, read_json
 from .characters import Characters, characters_for
 from .snapshot import SORTS, Snapshot, WatchError, take
 from .table import page
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 TERMINATED = 128 + signal.SIGTERM  # exit status
 
+MOST_RECORDS = 10_000  # of each kind: more than a terminal shows, and few enough to be read every second
 DIAGNOSE_SECONDS = 5.0  # between two looks for findings, and
 DIAGNOSE_SHARE = 0.1  # the most of the time that they may take
 
@@ -49,7 +49,9 @@ class View:
         check_choice("sort", sort, SORTS)
         self.path, self.wanted, self.layers, self.sort = path, run, layers, sort
         self.folder: Path | None = None
+        self.names: dict[Path, str] = {}  # of the runs in the folder
         self.others: list[str] = []
+        self.refused: list[str] = []  # runs of the folder that cannot be read, with the reason
         self.shot: Snapshot | None = None
         self.follower: Follower | None = None
         self.findings: list[Finding] = []
@@ -58,13 +60,20 @@ class View:
 
     def refresh(self) -> None:
         """Read what is new."""
-        folder = self.choose()
-        if folder is None:
+        folders = self.choose()
+        if not folders:
             return
-        if folder != self.folder or self.follower is None:
-            self.folder, self.follower, self.shot = folder, following(folder), None
-            self.findings, self.diagnosed = [], 0.0
-        elif not updated(self.follower):
+        self.refused = []
+        for folder in folders:
+            try:
+                changed = self._read(folder)
+                break
+            except FileError as error:
+                self.refused.append(str(error))
+        else:
+            raise WatchError(self.refused[0])
+        self.others = [name for other, name in self.names.items() if other != folder]
+        if not changed or self.follower is None:
             return
         run = self.follower.run
         now = time.monotonic()
@@ -80,19 +89,37 @@ class View:
             self.took = self.diagnosed - now
         self.shot = take(run, self.findings, self.layers)
 
-    def choose(self) -> Path | None:
-        """The folder to show; None: a comparison has not started a run yet."""
+    def _read(self, folder: Path) -> bool:
+        """Read what is new in a folder; whether there was anything.
+
+        Raises:
+            FileError: a file of it cannot be read.
+        """
+        from ..folder import Follower
+
+        if folder == self.folder and self.follower is not None:
+            return self.follower.update()
+        follower = Follower(folder, MOST_RECORDS)
+        self.folder, self.follower, self.shot = folder, follower, None
+        self.findings, self.diagnosed = [], 0.0
+        return True
+
+    def choose(self) -> list[Path]:
+        """The folder to show, and those to show where it cannot be read; none: a comparison has not started a run."""
         from ..folder import find
 
         folders = labelled(find(self.path), self.path)
         if not folders and self.wanted is None:
             if compares(self.path):
-                return None
+                return []
             raise WatchError(f"no recorded run in {self.path}: looked for run.json in it and in the folders beneath")
         if self.wanted is not None and self.wanted not in folders:
             raise WatchError(f"no run {self.wanted!r} in {self.path}; there is: {', '.join(folders) or 'none'}")
-        chosen = folders[self.wanted] if self.wanted is not None else max(folders.values(), key=written)
-        self.others = [name for name, folder in folders.items() if folder != chosen]
+        if self.wanted is not None:
+            chosen = [folders[self.wanted]]
+        else:
+            chosen = sorted(folders.values(), key=written, reverse=True)
+        self.names = {folder: name for name, folder in folders.items()}
         return chosen
 
     @property
@@ -110,7 +137,7 @@ class View:
             return [Text("waiting for the first run"[:width], style="dim")]
         return page(
             self.shot, width=width, height=height, now=time.time(), characters=characters, sort=self.sort,
-            others=self.others,
+            others=self.others, refused=self.refused,
         )  # fmt: skip
 
 
@@ -122,36 +149,10 @@ def labelled(folders: Sequence[Path], root: Path) -> dict[str, Path]:
     }
 
 
-def following(folder: Path) -> Follower:
-    """The follower of a folder.
-
-    Raises:
-        WatchError: a file of it cannot be read.
-    """
-    from ..folder import Follower
-
-    try:
-        return Follower(folder)
-    except ValueError as error:
-        raise WatchError(str(error)) from None
-
-
-def updated(follower: Follower) -> bool:
-    """Whether there was anything new to read.
-
-    Raises:
-        WatchError: a file cannot be read.
-    """
-    try:
-        return follower.update()
-    except ValueError as error:
-        raise WatchError(str(error)) from None
-
-
 def compares(path: Path) -> bool:
     """Whether `layerpace compare` made the folder."""
     try:
-        config: Any = json.loads((path / "config.json").read_text())
+        config = read_json(path / "config.json").value
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("kind") == "layerpace compare"
@@ -190,7 +191,7 @@ def watch(
         ImportError: rich is missing.
     """
     if importlib.util.find_spec("rich") is None:
-        raise ImportError(f"layerpace watch needs rich: {how_to_install('report')}")
+        raise ImportError("layerpace watch needs rich: pip install 'layerpace[report]'")
     from ...consoles import SafeConsole
 
     check_range("every", every, 0.1, 3600)
