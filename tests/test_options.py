@@ -126,7 +126,7 @@ def test_a_method_takes_only_its_own_keywords(make: type[lp.Layerwise]) -> None:
         make([weight()], lr=0.1, lr_in_velocity=True)
 
 
-@pytest.mark.parametrize("key", ["betas", "trust_clip", "direction", "lr_in_velocity", "min_rms"])
+@pytest.mark.parametrize("key", ["eps", "trust_clip", "direction", "lr_in_velocity", "min_rms"])
 def test_an_option_of_something_else_is_refused_in_a_group(key: str) -> None:
     with pytest.raises(TypeError, match=f"{key}.*group 0"):
         lp.LARS([{"params": [weight()], key: 1.0}], lr=0.1)

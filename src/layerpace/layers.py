@@ -6,7 +6,7 @@ dimension 0 into layers of their own (the three parts of a fused QKV matrix, sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from layerpace.checks import check_range
+from layerpace.checks import check_number, check_whole, plain
 
 __all__ = [
     "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "multiplier", "prioritize",
@@ -112,6 +112,7 @@ def excluded(exclude: Exclude, name: str, param: Tensor) -> bool:
         ValueError: a glob where the parameter has no name.
         TypeError: none of the forms above.
     """
+    exclude = plain(exclude)
     if exclude is None or isinstance(exclude, bool):
         return bool(exclude)
     if callable(exclude):
@@ -137,6 +138,7 @@ def _matches(pattern: str, name: str, argument: str) -> bool:
 
 def _patterns(exclude: Exclude, segments: Mapping[str, Segments] | None) -> list[tuple[str, str]]:
     """The (argument, glob) pairs that a user gave, so that one which matches no parameter can be reported."""
+    exclude = plain(exclude)
     globs = [] if exclude is None or isinstance(exclude, bool) or callable(exclude) else list(_globs(exclude))
     return [("exclude", glob) for glob in globs] + [("segments", glob) for glob in segments or ()]
 
@@ -155,8 +157,8 @@ def segment_sizes(segments: Segments, name: str, shape: Sequence[int]) -> tuple[
     where = f"segments of {name!r} with shape {tuple(shape)}"
     if len(shape) == 0:
         raise ValueError(f"{where}: a tensor without dimensions cannot be cut")
-    rows = shape[0]
-    if segments == "rows":
+    rows, segments = shape[0], plain(segments)
+    if isinstance(segments, str) and segments == "rows":
         return (1,) * rows
     if isinstance(segments, (bool, str)):
         raise ValueError(f'{where}: must be a number of equal parts, sizes, or "rows", got {segments!r}')
@@ -164,7 +166,9 @@ def segment_sizes(segments: Segments, name: str, shape: Sequence[int]) -> tuple[
         if segments < 1 or rows % segments:
             raise ValueError(f"{where}: {rows} rows cannot be cut into {segments} equal parts; pass the sizes")
         return (rows // segments,) * segments
-    sizes = tuple(int(size) for size in segments)
+    if not isinstance(segments, Iterable):
+        raise ValueError(f'{where}: must be a number of equal parts, sizes, or "rows", got {segments!r}')
+    sizes = tuple(check_whole(f"{where}: a size", size) for size in segments)
     if not sizes or min(sizes) < 1 or sum(sizes) != rows:
         raise ValueError(f"{where}: sizes must be positive and sum to {rows}, got {list(sizes)}")
     return sizes
@@ -257,14 +261,15 @@ def describe_again(
     described.
     """
     places = [
-        (name or f"group {index}, parameter {k}", param)
+        ((name, f"group {index}, parameter {k}"), param)
         for index, group in enumerate(groups)
         for k, (name, param) in enumerate(
             zip(group.get("param_names") or [""] * len(group["params"]), group["params"], strict=True)
         )
     ]
     if len(places) == len(known) and all(
-        name == cut.name and cut.describes(param) for (name, param), cut in zip(places, known.values(), strict=True)
+        cut.name in names and cut.describes(param)  # a state dict may have brought names
+        for (names, param), cut in zip(places, known.values(), strict=True)
     ):
         exchanged = {param: cut for (_, param), cut in zip(places, known.values(), strict=True)}
         if len(exchanged) == len(places):
@@ -326,7 +331,7 @@ def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> lis
         [1.0, 0.0312]
         >>> optimizer = lp.Layca(lp.layers.prioritize(net, -0.5), lr=0.01)
     """
-    check_range("alpha", alpha, -1, 1)
+    alpha = check_number("alpha", alpha, -1, 1)
     modules = _forward_order(model, example_input)
     lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
     if lazy:

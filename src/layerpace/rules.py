@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from layerpace.checks import by_name, check_choice, check_range
+from layerpace.checks import by_name, check_choice, keep_flag, keep_range
 from layerpace.clips import (
     Bounds,
     Clip,
@@ -26,6 +26,7 @@ from layerpace.clips import (
     RunningBounds,
     TighteningBounds,
     clip_rule,
+    plain_clip,
 )
 from layerpace.columns import Constants, Table
 from layerpace.parts import Part
@@ -116,6 +117,11 @@ class Rule(Part):
         """The names of its memory."""
         return ()
 
+    @property
+    def nonnegative(self) -> tuple[str, ...]:
+        """Those of them that are never below zero, nor nan: a state that says otherwise is not loaded."""
+        return ()
+
     def columns(self) -> tuple[str, ...]:
         """The columns of `layerpace.columns` that the rule reads."""
         return ()
@@ -200,17 +206,25 @@ class TrustRatio(Rule):
     excludes_vectors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range("trust_coefficient", self.coefficient, 0, open_low=True)
-        check_range("eps", self.eps, 0)
+        keep_range(self, "coefficient", 0, open_low=True, name="trust_coefficient")
+        keep_range(self, "eps", 0)
+        keep_flag(self, "always_adapt")
+        if self.zero_ratio is not None:
+            keep_range(self, "zero_ratio", 0)
         check_choice("norm", self.norm, ("total", "sum", "direction"))
         clip = clip_rule(self.clip)
-        if isinstance(self.clip, Mapping):  # of a configuration file: read once
-            object.__setattr__(self, "clip", clip)
+        # What a configuration file says is read once.
+        object.__setattr__(self, "clip", clip if isinstance(self.clip, Mapping) else plain_clip(self.clip))
 
     @property
     def state_names(self) -> tuple[str, ...]:
         clip = clip_rule(self.clip)
         return () if clip is None else clip.state_names
+
+    @property
+    def nonnegative(self) -> tuple[str, ...]:
+        clip = clip_rule(self.clip)
+        return () if clip is None else clip.nonnegative
 
     def init(self, row: Table, layers: Layers) -> RuleState:
         return {name: torch.zeros_like(layers.n) for name in self.state_names}
@@ -261,7 +275,7 @@ class PercentDelta(Rule):
     names: ClassVar[tuple[str, ...]] = ("percent_delta",)
 
     def __post_init__(self) -> None:
-        check_range("eps", self.eps, 0)
+        keep_range(self, "eps", 0)
 
     def columns(self) -> tuple[str, ...]:
         return ("ww", "u_over_w_l1", "u_over_floor_l1")
@@ -308,6 +322,10 @@ class _NormKeeper(Rule):
 
     @property
     def state_names(self) -> tuple[str, ...]:
+        return ("initial_norm",)
+
+    @property
+    def nonnegative(self) -> tuple[str, ...]:
         return ("initial_norm",)
 
     def columns(self) -> tuple[str, ...]:
@@ -381,7 +399,7 @@ class LimitedNorm(_NormKeeper):
     names: ClassVar[tuple[str, ...]] = ("limited_norm",)
 
     def __post_init__(self) -> None:
-        check_range("growth", self.growth, 0)
+        keep_range(self, "growth", 0)
 
     def __call__(self, row: Table, layers: Layers, state: RuleState) -> Coefficients:
         ww, uu, wu = row["ww"], row["uu"], row["wu"]

@@ -10,14 +10,13 @@ for: a batch or an epoch. What torch has (`CyclicLR`, `OneCycleLR`, `CosineAnnea
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
-from layerpace.checks import check_range
+from layerpace.checks import check_number, plain
 
 __all__ = ["linear_decay", "polynomial_decay", "step_drops", "warmup"]
 
@@ -51,8 +50,7 @@ def linear_decay(optimizer: Optimizer, slope: float, floor: float = 0.01) -> LRS
 
     Reference: Abu-El-Haija, "Proportionate gradient updates with PercentDelta", 2017, equations 9 and 10.
     """
-    check_range("slope", slope, 0, 1)
-    check_range("floor", floor, 0, 1)
+    slope, floor = check_number("slope", slope, 0, 1), check_number("floor", floor, 0, 1)
     return _LinearDecay(optimizer, slope, floor)
 
 
@@ -94,7 +92,7 @@ def warmup(optimizer: Optimizer, steps: int, after: LRScheduler | None = None, s
     Reference: Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017,
     section 2.2.
     """
-    check_range("start", start, 0, 1)
+    start = check_number("start", start, 0, 1)
     return _Warmup(optimizer, _count("steps", steps), after, start)
 
 
@@ -138,8 +136,8 @@ def polynomial_decay(
             f"warmup_steps must be below total_steps = {total_steps}, or no step is left to decay over; "
             f"got {warmup_steps}"
         )
-    check_range("power", power, 0, open_low=True, open_high=True)
-    check_range("floor", floor, 0, 1)
+    power = check_number("power", power, 0, open_low=True, open_high=True)
+    floor = check_number("floor", floor, 0, 1)
     decay = _PolynomialDecay(optimizer, total_steps - warmup_steps, power, floor)
     return _Warmup(optimizer, warmup_steps, decay, 0.0) if warmup_steps else decay
 
@@ -179,7 +177,7 @@ def step_drops(optimizer: Optimizer, at: Iterable[int], factor: float = 0.2) -> 
     steps = [_count("at", step, least=1) for step in at]
     if len(set(steps)) < len(steps):
         raise ValueError(f"at must name each step once, got {steps}")
-    check_range("factor", factor, 0, 1, open_low=True)
+    factor = check_number("factor", factor, 0, 1, open_low=True)
     return MultiStepLR(optimizer, steps, gamma=factor)
 
 
@@ -275,6 +273,8 @@ class _Warmup(_ClosedForm):
         return state | {"after": None if after is None else after.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "after" not in state_dict:
+            raise ValueError(f"not the state of a warm-up: 'after' is missing, the keys are {sorted(state_dict)}")
         after = state_dict["after"]
         if (after is None) != (self.after is None):
             saved, here = ("without", "with") if after is None else ("with", "without")
@@ -284,7 +284,8 @@ class _Warmup(_ClosedForm):
             self.after.load_state_dict(dict(after))  # a copy: CyclicLR takes an entry out of what it loads
 
 
-def _count(name: str, value: int, least: int = 0) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+def _count(name: str, value: Any, least: int = 0) -> int:
+    number = plain(value)
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return int(value)
+    return number

@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from layerpace import rules
-from layerpace.checks import check_range
+from layerpace.checks import check_number, plain
 from layerpace.directions import SGD
 from layerpace.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.held import Held, held_of
 from layerpace.layers import Exclude, ParameterLayers, Segments, all_described, check_globs, describe_again
 from layerpace.optim.compiling import OpaqueOptimizer, opaque
-from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, without_lambda
+from layerpace.optim.loading import check_nonnegative, check_value
+from layerpace.optim.matching import by_names
+from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, with_own_numbers, without_lambda
 from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
 from layerpace.parts import described
 from layerpace.plan import Plan
@@ -79,7 +81,7 @@ def wrap(
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"wrap needs a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    check_range("min_rms", min_rms, 0)
+    min_rms = check_number("min_rms", min_rms, 0)
     made = Wrapped.__new__(Wrapped)
     made._put_around(optimizer, rules.get(rule), exclude, segments, min_rms)
     return made
@@ -139,7 +141,7 @@ class Wrapped(OpaqueOptimizer):
         inner = make(params)
         if not isinstance(inner, Optimizer):
             raise TypeError(f"Wrapped needs what makes a torch.optim.Optimizer, got {inner!r} of {make!r}")
-        check_range("min_rms", min_rms, 0)
+        min_rms = check_number("min_rms", min_rms, 0)
         self._put_around(inner, rules.get(rule), exclude, segments, min_rms)
 
     @opaque
@@ -307,7 +309,7 @@ class Wrapped(OpaqueOptimizer):
         w = real(local(param).detach())
         displacement = old - w
         w.copy_(old)
-        lr = on_host(self.param_groups[index]["lr"])
+        lr = on_host(plain(self.param_groups[index]["lr"]))
         if isinstance(lr, Tensor):
             lr = lr.to(old.device).reshape(())
             old.copy_(torch.where(lr == 0, 0.0, displacement / lr))
@@ -354,41 +356,48 @@ class Wrapped(OpaqueOptimizer):
     @opaque
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state dict, with the rule's numbers in the state of each parameter."""
-        return self.inner.state_dict()
+        return with_own_numbers(self.inner.state_dict())
 
     @opaque
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; the same as loading it into the inner optimizer."""
+        """Load what `state_dict` returned; the same as loading it into the inner optimizer.
+
+        State goes by names, where both sides have them; see `Layerwise.load_state_dict`.
+        """
         self.inner.load_state_dict(state_dict)
 
     def _rule_numbers(self, state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """(parameter, the rule's saved numbers) of a state dict that fits the groups.
 
         Raises:
-            ValueError: numbers of other segments.
+            ValueError: numbers of other segments, or out of range.
         """
         names = {key: name for name, key in self._saved_names()}
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for param, key in zip(group["params"], saved["params"], strict=True):
                 layers, state = self._layers[param], state_dict["state"].get(key, {})
-                numbers = {name: state[name].detach() for name in names if name in state}
+                numbers = {name: state[name] for name in names if name in state}
                 for name, value in numbers.items():
                     shape = torch.Size((layers.count,))
                     if names[name] == "step":
                         shape = torch.Size(layers.broadcast_shape(real_shape(param)))
-                    if value.shape != shape:
+                    if isinstance(value, Tensor) and value.shape != shape:
                         raise ValueError(
                             f"{name} of {layers.name} has shape {tuple(value.shape)} in the state dict, needs "
                             f"{tuple(shape)}: were the segments the same?"
                         )
-                yield param, numbers
+                    check_value(name, value, shape, layers.name, param, counts=names[name] == "step")
+                    if name in self.rule.nonnegative:
+                        check_nonnegative(name, value, layers.name, or_nan=True)
+                yield param, {name: value.detach() for name, value in numbers.items()}
 
-    def _check_loadable(self, state_dict: Mapping[str, Any]) -> None:
-        sizes = [[len(g["params"]) for g in groups] for groups in (self.param_groups, state_dict["param_groups"])]
-        if sizes[0] == sizes[1]:  # else torch has its own error
-            self._describe()
-            for _ in self._rule_numbers(state_dict):
-                pass
+    def _loadable(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state dict in the order of the parameters here, checked."""
+        self._describe()
+        state_dict = by_names(self.param_groups, state_dict)
+        for _ in self._rule_numbers(state_dict):
+            pass
+        return state_dict
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Restore the precision of the rule's numbers, which torch casts to the weights' dtype."""
@@ -448,11 +457,12 @@ def _restore_after_loading(inner: Optimizer, wrapped: Wrapped) -> None:
     reference = ref(wrapped)
     loading: list[dict[str, Any]] = []
 
-    def before(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        loading[:] = [state_dict]
+    def before(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         alive = reference()
         if alive is not None:
-            alive._check_loadable(state_dict)
+            state_dict = alive._loadable(state_dict)
+        loading[:] = [state_dict]
+        return state_dict
 
     def after(optimizer: Optimizer) -> None:
         alive = reference()

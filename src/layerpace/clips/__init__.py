@@ -16,6 +16,9 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import TypeAlias
 
+from torch import Tensor
+
+from layerpace.checks import pair, plain, read_number
 from layerpace.clips.fixed import Bounds, ClipRule, LARCClip, Memory
 from layerpace.clips.moving import FallingBound, RunningBounds, TighteningBounds
 from layerpace.clips.text import arguments
@@ -32,6 +35,7 @@ __all__ = [
     "RunningBounds",
     "TighteningBounds",
     "clip_rule",
+    "plain_clip",
 ]
 
 Clip: TypeAlias = None | float | str | Sequence[float] | ClipRule
@@ -56,13 +60,25 @@ def clip_rule(clip: Clip) -> ClipRule | None:
         return clip
     if isinstance(clip, str):
         return _from_text(clip)
-    if isinstance(clip, Sequence) and len(clip) == 2:
-        return Bounds(float(clip[0]), float(clip[1]))
-    if isinstance(clip, (int, float)) and not isinstance(clip, bool):
-        return Bounds(0.0, float(clip))
+    bounds = pair(clip)
+    if bounds is not None:
+        return Bounds(*bounds)
+    number = plain(clip)
+    if isinstance(number, (int, float, Tensor)) and not isinstance(number, bool):
+        return Bounds(0.0, number)  # type: ignore[arg-type]
     raise TypeError(
         f"trust_clip must be None, an upper bound, a (lower, upper) pair, a clip rule or its name, got {clip!r}"
     )
+
+
+def plain_clip(clip: Clip) -> Clip:
+    """A ``trust_clip`` argument that `clip_rule` takes, with bounds as Python's own numbers."""
+    bounds = pair(clip)
+    if bounds is not None:
+        lower, upper = (read_number("trust_clip", plain(bound)) for bound in bounds)
+        return lower, upper
+    plain_number: Clip = read_number("trust_clip", plain(clip))
+    return plain_number
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from layerpace.checks import check_range
+from layerpace.checks import keep_range
 from layerpace.parts import Part
 
 if TYPE_CHECKING:
@@ -20,10 +20,14 @@ Memory: TypeAlias = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ClipRule(Part):
-    """r <- clip(r); ``name`` is its name as text, ``state_names`` what it remembers of each layer."""
+    """r <- clip(r); ``name`` is its name as text, ``state_names`` what it remembers of each layer.
+
+    ``nonnegative`` are those of them that are never below zero, nor nan: a state that says otherwise is not loaded.
+    """
 
     name: ClassVar[str] = ""
     state_names: ClassVar[tuple[str, ...]] = ()
+    nonnegative: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, values: Sequence[Any], options: Mapping[str, Any]) -> ClipRule:
@@ -57,8 +61,10 @@ class Bounds(ClipRule):
     name: ClassVar[str] = "bounds"
 
     def __post_init__(self) -> None:
-        check_range("trust_clip's lower bound", self.lower, 0)
-        check_range("trust_clip's upper bound", self.upper, self.lower, infinite=True)
+        if self.upper is None:
+            raise ValueError("trust_clip's upper bound must be a number, got None: pass math.inf for no bound")
+        keep_range(self, "lower", 0, name="trust_clip's lower bound")
+        keep_range(self, "upper", self.lower, name="trust_clip's upper bound", infinite=True)
 
     @classmethod
     def of(cls, values: Sequence[Any], options: Mapping[str, Any]) -> ClipRule:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from layerpace.checks import check_choice, check_range
+from layerpace.checks import check_choice, keep_range, plain
 from layerpace.clips.fixed import ClipRule, Memory
 
 if TYPE_CHECKING:
     from layerpace.rules import Layers
+
+
+def _keep(clip: ClipRule, field: str, low: float, high: float = math.inf, **kind: bool) -> None:
+    keep_range(clip, field, low, high, name=f"trust_clip's {field}", **kind)
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class RunningBounds(ClipRule):
     two_sided: bool = False
     name: ClassVar[str] = "running"
     state_names: ClassVar[tuple[str, ...]] = ("clip_step", "ratio_mean", "ratio_deviation")
+    nonnegative: ClassVar[tuple[str, ...]] = state_names
 
     def __post_init__(self) -> None:
-        check_range("trust_clip's deviations", self.deviations, 0)
-        check_range("trust_clip's decay", self.decay, 0, 1, open_high=True)
-        check_range("trust_clip's warmup", self.warmup, 1)
-        check_range("trust_clip's start", self.start, 0, infinite=True)
+        _keep(self, "deviations", 0)
+        _keep(self, "decay", 0, 1, open_high=True)
+        _keep(self, "warmup", 1)
+        _keep(self, "start", 0, infinite=True)
+        object.__setattr__(self, "two_sided", plain(self.two_sided))
         if not isinstance(self.two_sided, bool):  # the text "false" would count as true
             raise TypeError(f"trust_clip's two_sided must be True or False, got {self.two_sided!r}")
 
@@ -95,10 +102,11 @@ class TighteningBounds(ClipRule):
     gamma: float = 1e-3
     name: ClassVar[str] = "tightening"
     state_names: ClassVar[tuple[str, ...]] = ("clip_step",)
+    nonnegative: ClassVar[tuple[str, ...]] = state_names
 
     def __post_init__(self) -> None:
-        check_range("trust_clip's final", self.final, 0, open_low=True)
-        check_range("trust_clip's gamma", self.gamma, 0, open_low=True)
+        _keep(self, "final", 0, open_low=True)
+        _keep(self, "gamma", 0, open_low=True)
 
     def __call__(self, ratio: Tensor, layers: Layers, memory: Memory) -> tuple[Tensor, Memory]:
         t = memory["clip_step"] + 1
@@ -132,11 +140,12 @@ class FallingBound(ClipRule):
     course: Literal["geometric", "linear"] = "geometric"
     name: ClassVar[str] = "falling"
     state_names: ClassVar[tuple[str, ...]] = ("clip_step",)
+    nonnegative: ClassVar[tuple[str, ...]] = state_names
 
     def __post_init__(self) -> None:
-        check_range("trust_clip's end", self.end, 0, open_low=True)
-        check_range("trust_clip's start", self.start, self.end)
-        check_range("trust_clip's steps", self.steps, 1)
+        _keep(self, "end", 0, open_low=True)
+        _keep(self, "start", self.end)
+        _keep(self, "steps", 1)
         check_choice("trust_clip's course", self.course, ("geometric", "linear"))
 
     def __call__(self, ratio: Tensor, layers: Layers, memory: Memory) -> tuple[Tensor, Memory]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from layerpace.checks import check_range
+from layerpace.checks import keep_flag, keep_range
 from layerpace.directions.base import Direction, State, divide, zeros
 from layerpace.tensors import Scalar, Tensors
 
@@ -35,10 +35,12 @@ class AdaGrad(Direction):
     eps: float = 1e-10
     eps_inside_sqrt: bool = False
     names: ClassVar[tuple[str, ...]] = ("adagrad",)
+    nonnegative: ClassVar[tuple[str, ...]] = ("sum",)
 
     def __post_init__(self) -> None:
         for name in ("lr_decay", "initial_accumulator_value", "eps"):
-            check_range(name, getattr(self, name), 0)
+            keep_range(self, name, 0)
+        keep_flag(self, "eps_inside_sqrt")
 
     def state_names(self) -> tuple[str, ...]:
         return ("sum",)
@@ -72,10 +74,11 @@ class AdaDelta(Direction):
     rho: float = 0.9
     eps: float = 1e-6
     names: ClassVar[tuple[str, ...]] = ("adadelta",)
+    nonnegative: ClassVar[tuple[str, ...]] = ("square_avg", "acc_delta")
 
     def __post_init__(self) -> None:
-        check_range("rho", self.rho, 0, 1)
-        check_range("eps", self.eps, 0)
+        keep_range(self, "rho", 0, 1)
+        keep_range(self, "eps", 0)
 
     def state_names(self) -> tuple[str, ...]:
         return ("square_avg", "acc_delta")

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from layerpace.checks import check_betas, check_range
+from layerpace.checks import keep_betas, keep_flag, keep_range
 from layerpace.directions.base import Direction, State, divide, zeros
 from layerpace.tensors import Scalar, Tensors, choose, positive_root
 
@@ -45,12 +45,13 @@ class Adam(Direction):
     grad_averaging: bool = True
     eps_inside_sqrt: bool = False
     names: ClassVar[tuple[str, ...]] = ("adam",)
+    nonnegative: ClassVar[tuple[str, ...]] = ("exp_avg_sq", "max_exp_avg_sq")
 
     def __post_init__(self) -> None:
-        check_betas(self.betas)
-        check_range("eps", self.eps, 0)
-        if not isinstance(self.bias_correction, bool) and self.bias_correction != "after":
-            raise ValueError(f"bias_correction must be True, False or 'after', got {self.bias_correction!r}")
+        keep_betas(self)
+        keep_range(self, "eps", 0)
+        keep_flag(self, "amsgrad", "grad_averaging", "eps_inside_sqrt")
+        keep_flag(self, "bias_correction", or_text="after")
 
     def state_names(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq") + ("max_exp_avg_sq",) * self.amsgrad
@@ -102,10 +103,11 @@ class AdaMax(Direction):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     names: ClassVar[tuple[str, ...]] = ("adamax",)
+    nonnegative: ClassVar[tuple[str, ...]] = ("exp_inf",)
 
     def __post_init__(self) -> None:
-        check_betas(self.betas)
-        check_range("eps", self.eps, 0)
+        keep_betas(self)
+        keep_range(self, "eps", 0)
 
     def state_names(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_inf")
@@ -141,11 +143,12 @@ class NAdam(Direction):
     momentum_decay: float = 4e-3
     names: ClassVar[tuple[str, ...]] = ("nadam",)
     layer_state: ClassVar[tuple[str, ...]] = ("mu_product",)
+    nonnegative: ClassVar[tuple[str, ...]] = ("exp_avg_sq", "mu_product")
 
     def __post_init__(self) -> None:
-        check_betas(self.betas)
-        check_range("eps", self.eps, 0)
-        check_range("momentum_decay", self.momentum_decay, 0)
+        keep_betas(self)
+        keep_range(self, "eps", 0)
+        keep_range(self, "momentum_decay", 0)
 
     def state_names(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "mu_product")
@@ -195,11 +198,12 @@ class RAdam(Direction):
     eps: float = 1e-8
     threshold: float = 5.0
     names: ClassVar[tuple[str, ...]] = ("radam",)
+    nonnegative: ClassVar[tuple[str, ...]] = ("exp_avg_sq",)
 
     def __post_init__(self) -> None:
-        check_betas(self.betas)
-        check_range("eps", self.eps, 0)
-        check_range("threshold", self.threshold, 4)
+        keep_betas(self)
+        keep_range(self, "eps", 0)
+        keep_range(self, "threshold", 4)
 
     def state_names(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")

@@ -26,10 +26,13 @@ class Direction(Part):
 
     Attributes:
         layer_state: names of the state that is a number for each layer; ``advance_layers`` moves it on.
+        nonnegative: names of the state that is never below zero: squares and sizes. A file that says otherwise is
+            damaged, and is not loaded.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
     layer_state: ClassVar[tuple[str, ...]] = ()
+    nonnegative: ClassVar[tuple[str, ...]] = ()
 
     def options(self) -> dict[str, Any]:
         """The fields and their values: the defaults of the param groups."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerpace.checks import check_range
+from layerpace.checks import keep_flag, keep_range
 from layerpace.directions.base import Direction, State, divide
 from layerpace.tensors import Scalar, Tensors
 
@@ -37,11 +37,13 @@ class RMSProp(Direction):
     momentum: float = 0.0
     eps_inside_sqrt: bool = False
     names: ClassVar[tuple[str, ...]] = ("rmsprop",)
+    nonnegative: ClassVar[tuple[str, ...]] = ("square_avg",)
 
     def __post_init__(self) -> None:
-        check_range("alpha", self.alpha, 0, 1, open_high=True)
-        check_range("eps", self.eps, 0)
-        check_range("momentum", self.momentum, 0, 1, open_high=True)
+        keep_range(self, "alpha", 0, 1, open_high=True)
+        keep_range(self, "eps", 0)
+        keep_range(self, "momentum", 0, 1, open_high=True)
+        keep_flag(self, "centered", "eps_inside_sqrt")
 
     def state_names(self) -> tuple[str, ...]:
         return ("square_avg",) + ("grad_avg",) * self.centered + ("momentum_buffer",) * (self.momentum > 0)

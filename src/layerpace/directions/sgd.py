@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from layerpace.checks import check_range
+from layerpace.checks import keep_range
 from layerpace.directions.base import Direction, State
 from layerpace.tensors import Scalar, Tensors
 
@@ -65,8 +65,8 @@ class HeavyBall(Direction):
     names: ClassVar[tuple[str, ...]] = ("heavy_ball", "momentum")
 
     def __post_init__(self) -> None:
-        check_range("momentum", self.momentum, 0, 1, open_high=True)
-        check_range("dampening", self.dampening, 0, 1)
+        keep_range(self, "momentum", 0, 1, open_high=True)
+        keep_range(self, "dampening", 0, 1)
 
     def state_names(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum or self.dampening else ()
@@ -96,7 +96,7 @@ class Nesterov(Direction):
     names: ClassVar[tuple[str, ...]] = ("nesterov",)
 
     def __post_init__(self) -> None:
-        check_range("momentum", self.momentum, 0, 1, open_high=True)
+        keep_range(self, "momentum", 0, 1, open_high=True)
 
     def state_names(self) -> tuple[str, ...]:
         return ("momentum_buffer",)
@@ -126,7 +126,7 @@ class EMAMomentum(Direction):
     names: ClassVar[tuple[str, ...]] = ("ema_momentum", "sgd_amom")
 
     def __post_init__(self) -> None:
-        check_range("beta", self.beta, 0, 1, open_high=True)
+        keep_range(self, "beta", 0, 1, open_high=True)
 
     def state_names(self) -> tuple[str, ...]:
         return ("exp_avg",)

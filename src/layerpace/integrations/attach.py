@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from layerpace.checks import check_range
+from layerpace.checks import check_range, check_whole
 from layerpace.monitors.follower import RECORDS
 from layerpace.monitors.processes import from_writer, writes
 from layerpace.monitors.quantities import QUANTITIES
@@ -108,8 +108,7 @@ def check_options(what: str, every: int, options: Mapping[str, Any]) -> None:
     from layerpace.monitors.monitor import Monitor
 
     check_range("every", every, 1)
-    if isinstance(every, bool) or not isinstance(every, int):
-        raise TypeError(f"every must be a whole number, got {every!r}")
+    check_whole("every", every)
     known = [name for name in inspect.signature(Monitor).parameters if name not in ("model", "optimizer", "every")]
     for name in options:
         if name not in known:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from layerpace.checks import check_whole
+
 ROTATION_EVERY = 50, 200  # at least, early in a training and later
 
 
@@ -33,19 +35,12 @@ def number(value: Any) -> float:
     return float(value.detach() if isinstance(value, Tensor) else value)
 
 
-def check_count(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-
-
 def rotation_spacing(rotation_every: int | None, every: int) -> tuple[int, int]:
     """Steps between readings of the rotation curve, early and later."""
     if rotation_every is None:
         early, later = (every * -(-least // every) for least in ROTATION_EVERY)
         return early, later
-    check_count("rotation_every", rotation_every, 1)
+    rotation_every = check_whole("rotation_every", rotation_every, 1)
     if rotation_every % every:
         raise ValueError(f"rotation_every must be a multiple of every={every}, got {rotation_every}")
     return rotation_every, rotation_every

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerpace.checks import plain
 from layerpace.files import FileError, load_saved
 from layerpace.monitors.follower import DONE, KIND, RECORDS, RUN, VERSION, Follower, read_settings
 from layerpace.monitors.run import LayerInfo, Run
@@ -237,6 +238,7 @@ def _json_like(value: Any) -> Any:
         return {str(key): _json_like(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json_like(item) for item in value]
+    value = plain(value)
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from layerpace.checks import check_choice
-from layerpace.monitors.arguments import check_count, number, rotation_spacing, unwrapped
+from layerpace.checks import check_choice, check_whole
+from layerpace.monitors.arguments import number, rotation_spacing, unwrapped
 from layerpace.monitors.feedback import Feedback
 from layerpace.monitors.foreign import ForeignWatcher
 from layerpace.monitors.history import History
@@ -125,8 +125,7 @@ class Monitor:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"Monitor needs a torch.nn.Module, got {type(model).__name__}")
-        check_count("every", every, 1)
-        check_count("max_records", max_records, 2)
+        every, max_records = check_whole("every", every, 1), check_whole("max_records", max_records, 2)
         spacing = rotation_spacing(rotation_every, every)
         if initial is not None:
             check_choice("initial", initial, tuple(DTYPES))
@@ -239,7 +238,8 @@ class Monitor:
 
         A tensor among them waits for its device.
         """
-        self._output.log({name: number(value) for name, value in values.items()}, self.step if step is None else step)
+        step = self.step if step is None else check_whole("step", step)
+        self._output.log({name: number(value) for name, value in values.items()}, step)
 
     def flush(self) -> None:
         """Write all records; waits for the device."""

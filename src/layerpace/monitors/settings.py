@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from layerpace.checks import plain
 from layerpace.optim.base import Layerwise
 from layerpace.wrap import Wrapped
 
@@ -58,4 +59,5 @@ def _plain(value: Any) -> Any:
         return float(value) if value.device.type == "cpu" and value.numel() == 1 else "a tensor"
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    value = plain(value)
     return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)

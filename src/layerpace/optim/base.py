@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from layerpace import backends, directions, rules
 from layerpace.backends import Velocity
-from layerpace.checks import check_choice, check_range
+from layerpace.checks import check_choice, check_flag, check_number, check_range, plain, read_number
 from layerpace.directions import Direction
 from layerpace.entries import GroupOptions, Scaling, Settings
 from layerpace.layers import (
@@ -30,7 +30,16 @@ from layerpace.layers import (
 from layerpace.optim.compiling import OpaqueOptimizer, opaque
 from layerpace.optim.keeping import PlanKeeper
 from layerpace.optim.loading import cast_state, check_loadable
-from layerpace.optim.options import ELSEWHERE, deep_copy, default_exclude, rate, without_lambda
+from layerpace.optim.matching import by_names
+from layerpace.optim.options import (
+    deep_copy,
+    default_exclude,
+    of_the_whole,
+    own_numbers,
+    rate,
+    with_own_numbers,
+    without_lambda,
+)
 from layerpace.optim.scaling import ForScalers
 from layerpace.optim.support import real, real_shape, step_device
 from layerpace.precision import MODES, STATE_DTYPES, moment_dtype
@@ -143,16 +152,17 @@ class Layerwise(OpaqueOptimizer):
     ) -> None:
         self.direction = directions.get(direction)
         self.rule = rules.get(rule)
-        check_range("min_rms", min_rms, 0)
+        min_rms = check_number("min_rms", min_rms, 0)
         check_choice("low_precision", low_precision, MODES)
         check_choice("state_dtype", state_dtype, STATE_DTYPES)
         check_choice("nonfinite", nonfinite, NONFINITE)
         if max_grad_norm is not None:
-            check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
+            max_grad_norm = check_number("max_grad_norm", max_grad_norm, 0, open_low=True)
         backends.check(backend)
         if segments is not None and not isinstance(segments, Mapping):
             raise TypeError(f"segments must map globs of parameter names to parts, got {segments!r}")
-        self._lr_in_velocity = lr_in_velocity
+        self._lr_in_velocity = check_flag("lr_in_velocity", lr_in_velocity)
+        capturable = check_flag("capturable", capturable)
         self._settings = Settings(
             self.rule, min_rms, low_precision, state_dtype, nonfinite, max_grad_norm, backend, capturable
         )
@@ -179,7 +189,7 @@ class Layerwise(OpaqueOptimizer):
                 f"lr_in_velocity={lr_in_velocity!r} are for momentum after the rule, and the direction "
                 f"{type(self.direction).__name__} has momentum of its own before it: set that in the direction"
             )
-        super().__init__(params, defaults | options)
+        super().__init__(params, own_numbers(defaults | options))
         check_globs(self.param_groups, self._exclude, self._segments)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -197,12 +207,13 @@ class Layerwise(OpaqueOptimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"a param group must be a dict, got {type(param_group).__name__}")
-        group = dict(param_group)
+        group = own_numbers(param_group)
         own = {key: group.pop(key) for key in ("exclude", "segments") if key in group}
         if own.get("exclude") == "auto":
             del own["exclude"]
         index = len(self.param_groups)
         self._check_group({**self.defaults, **group}, index)
+        self._check_nesterov({**self.defaults, **group}, index)
         super().add_param_group(group)
         try:
             self._layers |= describe_group(self.param_groups[-1] | own, index, self._exclude, self._segments)
@@ -213,13 +224,21 @@ class Layerwise(OpaqueOptimizer):
 
     def _check_group(self, group: Mapping[str, Any], index: int) -> None:
         """Raise for values out of range, and for options that a group cannot have; other keys are the user's."""
+        refused = of_the_whole(self.rule) - self.defaults.keys()
         for key in group:
-            if key in ELSEWHERE and key not in self.defaults:
+            if key in refused:
                 raise TypeError(
                     f"{key!r} cannot be set in parameter group {index}: it holds for the whole optimizer, or is no "
                     f"option of {type(self).__name__} with the direction {type(self.direction).__name__}"
                 )
         self._checked(group, index)
+
+    def _check_nesterov(self, group: Mapping[str, Any], index: int) -> None:
+        """Raise for a group made without momentum; a schedule may bring it to 0 later."""
+        if "nesterov" in self.defaults and check_flag("nesterov", group["nesterov"]):
+            momentum = read_number("momentum", group["momentum"])
+            if momentum == 0:
+                raise ValueError(f"nesterov needs momentum > 0, got momentum={momentum!r} (parameter group {index})")
 
     def _checked(self, group: Mapping[str, Any], index: int) -> tuple[Direction, Velocity | None]:
         """The direction and the velocity of a group; a ValueError or TypeError has the number of the group."""
@@ -231,7 +250,7 @@ class Layerwise(OpaqueOptimizer):
 
     def _direction(self, group: Mapping[str, Any]) -> Direction:
         """The direction with the options of a group, checked."""
-        values = {name: group[name] for name in self.direction.options()}
+        values = {name: plain(group[name]) for name in self.direction.options()}
         if isinstance(values.get("betas"), list):
             values["betas"] = tuple(values["betas"])
         return type(self.direction)(**values)
@@ -239,11 +258,10 @@ class Layerwise(OpaqueOptimizer):
     def _hyperparameters(self, group: Mapping[str, Any]) -> tuple[Direction, Velocity | None]:
         """The direction and the velocity of a group, checked."""
         check_range("lr", group["lr"], 0)
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise ValueError(f"lr must be a number or a tensor with one element, got shape {tuple(group['lr'].shape)}")
-        check_range("lr_multiplier", group["lr_multiplier"], 0)
-        check_range("weight_decay", group["weight_decay"], 0)
-        if group["decoupled_weight_decay"] and not self.rule.decoupled and group["weight_decay"]:
+        check_number("lr_multiplier", group["lr_multiplier"], 0)
+        decay = check_number("weight_decay", group["weight_decay"], 0)
+        check_flag("maximize", group["maximize"])
+        if self._decouples(group) and not self.rule.decoupled and decay:
             raise ValueError(
                 f"decoupled_weight_decay=True has no meaning for the rule {type(self.rule).__name__}: "
                 "pass False to add weight_decay*w to the gradient"
@@ -256,17 +274,19 @@ class Layerwise(OpaqueOptimizer):
             )
         if "momentum" not in group or "momentum" in direction.options():
             return direction, None
-        momentum, nesterov = group["momentum"], bool(group["nesterov"])
-        dampening = momentum if group["dampening"] is None else group["dampening"]
-        check_range("momentum", momentum, 0, 1, open_high=True)
-        check_range("dampening", dampening, 0, 1)
-        if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError(
-                f"nesterov needs momentum > 0 and dampening = 0, got momentum={momentum!r}, dampening={dampening!r}"
-            )
-        if momentum == 0 and dampening == 0:
+        momentum, nesterov = check_number("momentum", group["momentum"], 0, 1, open_high=True), group["nesterov"]
+        dampening = momentum if group["dampening"] is None else check_number("dampening", group["dampening"], 0, 1)
+        nesterov = check_flag("nesterov", nesterov)
+        if nesterov and dampening != 0:
+            raise ValueError(f"nesterov needs dampening = 0, got momentum={momentum!r}, dampening={dampening!r}")
+        if momentum == 0 and dampening == 0:  # also for a step, where a schedule has brought it there: as in torch
             return direction, None
         return direction, Velocity(float(momentum), float(dampening), nesterov, self._lr_in_velocity)
+
+    def _decouples(self, group: Mapping[str, Any]) -> bool:
+        """Whether the weight decay of a group is decoupled."""
+        value = group["decoupled_weight_decay"]
+        return self.rule.decoupled if value is None else check_flag("decoupled_weight_decay", value)
 
     @property
     def layers(self) -> dict[Tensor, ParameterLayers]:
@@ -307,12 +327,12 @@ class Layerwise(OpaqueOptimizer):
     def _group_options(self, group: Mapping[str, Any], index: int) -> GroupOptions:
         """What a step needs of the options of a group, checked."""
         direction, velocity = self._checked(group, index)
-        decay, decoupled = group["weight_decay"], bool(group["decoupled_weight_decay"])
+        decay, decoupled = read_number("weight_decay", plain(group["weight_decay"])), self._decouples(group)
         return GroupOptions(
             lr=rate(group),
             weight_decay=decay if decoupled else 0.0,
             l2=0.0 if decoupled else decay,
-            maximize=bool(group["maximize"]),
+            maximize=bool(read_number("maximize", group["maximize"])),
             direction=direction,
             velocity=velocity,
             undecayed=bool(decay == 0),
@@ -341,20 +361,30 @@ class Layerwise(OpaqueOptimizer):
         return {"step": step, **moments, **layers.memory(self.rule.state_names, w.device)}
 
     @opaque
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as torch has it; numbers in it are Python's own, whatever a scheduler has put into a group."""
+        return with_own_numbers(super().state_dict())
+
+    @opaque
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, also that of another dtype or device; moments keep their precision.
 
+        Where both sides have names, each parameter gets the state of its name, and keeps the name that it has; where
+        names differ, a warning says so, and the state goes by place, as in torch.
+
         Raises:
-            ValueError: groups, shapes or names that do not fit; nothing has changed.
+            ValueError: groups, shapes, names or values that do not fit; nothing has changed.
         """
         captured: dict[str, Any] = {}
 
         def before(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
             self._describe()
+            state = by_names(self.param_groups, state)
             check_loadable(self, state)
             # What another optimizer's groups do not have, such as lr_multiplier, stays as it is here.
             pairs = zip(self.param_groups, state["param_groups"], strict=True)
-            captured.update(state, param_groups=[{**group, **saved} for group, saved in pairs])
+            groups = [own_numbers({**group, **saved}) for group, saved in pairs]
+            captured.update(state, param_groups=groups)
             return captured
 
         def after(optimizer: Optimizer) -> None:
@@ -365,8 +395,12 @@ class Layerwise(OpaqueOptimizer):
             self.register_load_state_dict_pre_hook(before),
             self.register_load_state_dict_post_hook(after, prepend=True),
         )
+        kept = self.state, self.param_groups
         try:
             super().load_state_dict(state_dict)
+        except BaseException:  # such as a lack of memory: torch has put new objects in the place of these
+            self.state, self.param_groups = kept
+            raise
         finally:
             for handle in handles:
                 handle.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from operator import is_
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ def _cannot_change(value: Any) -> bool:
 def _frozen(value: Any) -> Any:
     """What tells a value from another one, in the place of those that can change by themselves."""
     if type(value) in _PLAIN:
+        return type(value), value
+    if isinstance(value, Number):  # numpy's too, which a scheduler has put there
         return type(value), value
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_frozen(item) for item in value)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from layerpace import directions, rules
+from layerpace.checks import pair, plain, read_number
 from layerpace.entries import Settings
 from layerpace.layers import Exclude, Segments, is_vector
 from layerpace.rules import Rule
@@ -34,12 +35,38 @@ class Options(TypedDict, total=False):
     capturable: bool
 
 
-# Options that mean something to some optimizer of layerpace; in a group of one that does not have them they are errors.
-ELSEWHERE = frozenset(
+# Options that mean something to some optimizer of layerpace, in a group or for the whole of it.
+KNOWN = frozenset(
     {f.name for kind in (*directions.ALL, *rules.ALL, Settings) for f in fields(kind)}
     | {"direction", "momentum", "dampening", "nesterov", "lr_in_velocity", "trust_coefficient", "trust_clip"}
     | {"decay_in_norm", "low_precision"}
 ) - {"capturable"}  # torch.optim has it in every group, and so have the checkpoints that move over
+
+
+def of_the_whole(rule: Rule) -> frozenset[str]:
+    """Options of an optimizer with this rule that no group can have; where a direction has one, groups do.
+
+    What means something to other optimizers is none of them: people keep keys of their own in groups (``rho``,
+    ``alpha``), as in torch.
+    """
+    names = {f.name for kind in (rule, Settings) for f in fields(kind)}
+    names |= {"direction", "momentum", "dampening", "nesterov", "lr_in_velocity"}
+    if isinstance(rule, rules.TrustRatio):
+        names |= {"trust_coefficient", "trust_clip", "decay_in_norm"}
+    return frozenset(names - {"capturable"})
+
+
+def own_numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group whose numbers are Python's own, a pair of betas too, so that what is saved opens with weights_only."""
+    own = {key: value if key in ("params", "param_names") else plain(value) for key, value in group.items()}
+    betas = pair(own.get("betas"))
+    return own if betas is None else own | {"betas": plain(betas)}
+
+
+def with_own_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state dict whose groups have Python's own numbers, whatever a scheduler has put there."""
+    groups = state_dict.get("param_groups")  # a hook of the user's may have made something else of it
+    return state_dict if groups is None else {**state_dict, "param_groups": [own_numbers(group) for group in groups]}
 
 
 def only_options(method: str, options: Mapping[str, Any]) -> None:
@@ -51,7 +78,9 @@ def only_options(method: str, options: Mapping[str, Any]) -> None:
 
 def rate(group: Mapping[str, Any]) -> float | Tensor:
     """The learning rate of a group, multiplier included; see `on_host`."""
-    lr, multiplier = on_host(group["lr"]), group.get("lr_multiplier", 1.0)
+    lr, multiplier = on_host(plain(group["lr"])), plain(group.get("lr_multiplier", 1.0))
+    if isinstance(multiplier, Tensor):
+        multiplier = read_number("lr_multiplier", multiplier)
     scaled: float | Tensor = lr if multiplier == 1.0 else lr * multiplier
     return scaled
 

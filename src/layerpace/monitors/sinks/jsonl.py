@@ -21,7 +21,7 @@ from time import time as now
 import torch
 from torch import Tensor
 
-from layerpace.checks import check_range
+from layerpace.checks import check_whole
 from layerpace.monitors.sinks.aside import append, aside
 from layerpace.monitors.sinks.checks import finite, number
 from layerpace.monitors.sinks.scan import Found, scan, seen_at
@@ -77,7 +77,7 @@ class JSONL:
 
     def __init__(self, path: str | Path, max_records: int | None = 1000, resume: bool = False) -> None:
         if max_records is not None:
-            check_range("max_records", max_records, 2)
+            max_records = check_whole("max_records", max_records, 2)
         self.path = Path(path)
         self.max_records = max_records
         self._sets: dict[tuple[str, ...], _Set] = {}
