@@ -19,6 +19,7 @@ from layerpace.monitors.processes import from_writer, writes
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.sharding import is_distributed
 from layerpace.signatures import name_keywords
+from layerpace.wrappers import FSDP1, is_a
 
 if TYPE_CHECKING:
     from layerpace.monitors.monitor import Monitor
@@ -121,7 +122,7 @@ def check_layers(what: str, model: nn.Module) -> None:
     Raises:
         NotImplementedError: FullyShardedDataParallel (FSDP1) has flattened them.
     """
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+    if any(is_a(module, FSDP1) for module in model.modules()):
         raise NotImplementedError(
             f"{what} cannot watch a model in FullyShardedDataParallel (FSDP1), whose flat parameters have no layers "
             "left: shard it with torch.distributed.fsdp.fully_shard (FSDP2) instead, or leave the callback out"

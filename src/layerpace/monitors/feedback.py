@@ -9,9 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from layerpace.monitors.layout import Layout, plain_name
+from layerpace.monitors.layout import Layout
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
+from layerpace.wrappers import plain_names
 
 
 class Feedback:
@@ -54,6 +55,7 @@ class Feedback:
     def _chosen(self, wanted: Sequence[str | nn.Module] | None) -> dict[str, nn.Module]:
         """Modules by the name of the layer that their score stands under: that of their first tensor."""
         holders: dict[str, tuple[str, nn.Module]] = {}
+        plain_name = plain_names(self._layout.model)
         for name, module in self._layout.model.named_modules():
             own = list(module.parameters(recurse=False))
             if own:

@@ -18,9 +18,7 @@ from layerpace.monitors.shards import Shards
 from layerpace.optim.base import Layerwise
 from layerpace.sharding import is_distributed
 from layerpace.wrap import Wrapped
-
-# What wrappers of modules put before the names of parameters.
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+from layerpace.wrappers import named_parameters
 
 
 class Layout:
@@ -84,8 +82,7 @@ class Layout:
         return self._count != before
 
     def _parameters(self) -> Iterator[tuple[str, Tensor]]:
-        for name, param in self.model.named_parameters():
-            yield plain_name(name), param
+        yield from named_parameters(self.model)
         for number, optimizer in enumerate(self.optimizers):
             prefix = f"optimizer {number}, " if len(self.optimizers) > 1 else ""
             for index, group in enumerate(optimizer.param_groups):
@@ -140,10 +137,3 @@ def by_device(params: Iterable[Tensor]) -> list[tuple[torch.device, list[Tensor]
     for param in params:
         found.setdefault(param.device, []).append(param)
     return list(found.items())
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers of modules have put into it."""
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper).replace(f".{wrapper}", ".")
-    return name
