@@ -41,11 +41,11 @@ def _imported(kind: tuple[str, str]) -> type | None:
 
 def plain_names(model: nn.Module) -> Callable[[str], str]:
     """Names of parameters and modules of ``model`` -> those without the words of wrappers, around it or within."""
-    words = {kind: word for of, word in WRAPPERS.items() if (kind := _imported(of)) is not None}
+    words = _words()
     plain: dict[str, str] = {}
     words_of: dict[str, str | None] = {}
     for name, module in model.named_modules():
-        words_of[name] = next((word for kind, word in words.items() if isinstance(module, kind)), None)
+        words_of[name] = _word(module, words)
         before, _, last = name.rpartition(".")
         outer = plain.get(before, before)
         through = bool(name) and words_of.get(before) == last
@@ -62,7 +62,19 @@ def plain_names(model: nn.Module) -> Callable[[str], str]:
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """``model.named_parameters()`` as the model inside of all wrappers names them."""
-    name_of = plain_names(model)
+    """The parameters as the model inside of all wrappers names them; a wrapper's own, as of FSDP1, come first."""
+    words = _words()
+    while (word := _word(model, words)) is not None and model._modules.get(word) is not None:
+        yield from ((name, param) for name, param in model._parameters.items() if param is not None)
+        model = model._modules[word]  # type: ignore[assignment]
+    name_of = plain_names(model)  # not of the wrapper's names, from which some strip their word wherever it stands
     for name, param in model.named_parameters():
         yield name_of(name), param
+
+
+def _words() -> dict[type, str]:
+    return {kind: word for of, word in WRAPPERS.items() if (kind := _imported(of)) is not None}
+
+
+def _word(module: nn.Module, words: dict[type, str]) -> str | None:
+    return next((word for kind, word in words.items() if isinstance(module, kind)), None)
