@@ -23,6 +23,7 @@ from layerpace.optim.loading import check_nonnegative, check_value
 from layerpace.optim.matching import by_names
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, with_own_numbers, without_lambda
 from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
+from layerpace.optim.turns import Turns
 from layerpace.parts import described
 from layerpace.plan import Plan
 from layerpace.rules import Rule
@@ -123,6 +124,7 @@ class Wrapped(OpaqueOptimizer):
     _settings: Settings
     _layers: dict[Tensor, ParameterLayers]
     _held: dict[Tensor, Held]
+    _turns: Turns
 
     @opaque
     def __init__(
@@ -234,8 +236,12 @@ class Wrapped(OpaqueOptimizer):
 
         Raises:
             RuntimeError: sparse gradients, or parameters whose layers are not known (FSDP1) or not added up
-                (`layerpace.sharding.check_placements`); nothing has changed.
+                (`layerpace.sharding.check_placements`), or the rule's numbers do not fit; nothing has changed.
         """
+        with self._turns:
+            return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         if captures_graph():
             raise RuntimeError("a wrapped optimizer arranges every step anew, which a CUDA graph cannot hold")
         self._describe()
@@ -254,6 +260,8 @@ class Wrapped(OpaqueOptimizer):
             for param, index in members
             if not self._layers[param].excluded or self.param_groups[index].get("lr_multiplier", 1.0) != 1.0
         ]
+        for param, _ in members:
+            self._check_numbers(param)
 
         def check() -> None:
             for param, _ in members:
@@ -303,6 +311,19 @@ class Wrapped(OpaqueOptimizer):
                 elif param.grad is not None and names[0][1] not in self.state[param]:
                     numbers = self._numbers_before(param)
                     self.state[param].update({key: numbers[name] for name, key in names})
+
+    def _check_numbers(self, param: Tensor) -> None:
+        """Raise RuntimeError for what a rule keeps of other layers than there are: the tensor has been exchanged."""
+        layers, kept = self._layers[param], self.state.get(param, {})
+        for name, key in self._saved_names():
+            shape = layers.broadcast_shape(real_shape(param)) if name == "step" else (layers.count,)
+            value = kept.get(key)
+            if value is not None and value.shape != shape:
+                raise RuntimeError(
+                    f"the state {key!r} of {layers.name!r} has shape {tuple(value.shape)}, and its layers (the weight "
+                    f"has shape {tuple(param.shape)}) need {shape}; no weight was changed. Drop what is kept of a "
+                    "parameter that has been exchanged: optimizer.state.pop(param)"
+                )
 
     def _entry(self, param: Tensor, index: int, old: Tensor) -> Entry:
         """The entry of one parameter; puts its old weights back, and the direction into the copy of them."""
@@ -422,7 +443,9 @@ class Wrapped(OpaqueOptimizer):
             return
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
-        super().__setstate__({**state, **hooks, "readers": set(), "last_plan": None, "_held": {}})
+        super().__setstate__(
+            {**state, **hooks, "readers": set(), "last_plan": None, "_held": {}, "_turns": Turns()},
+        )
         _restore_after_loading(inner, self)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -12,7 +14,12 @@ from tests.methods import METHODS
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+import layerpace as lp
+from layerpace import directions
+from layerpace.directions.base import State
+from layerpace.tensors import Scalar, Tensors
 
 
 def partial() -> list[Tensor]:
@@ -68,3 +75,80 @@ def raises(job: Job) -> tuple[str, list[str]]:
         message = str(error)
     pairs = zip(training.laid.names, training.laid.shards, before, strict=True)
     return message, [name for name, shard, old in pairs if not torch.equal(shard, old)]
+
+
+@dataclass(frozen=True)
+class Elementwise(directions.Direction):
+    """A user's that says nothing of itself, as one should be able to write it."""
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("average",)
+
+    def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
+        return state["average"].mul_(0.9).add_(g)
+
+
+@dataclass(frozen=True)
+class Normalised(directions.Direction):
+    """Divides by a norm of the whole tensor."""
+
+    def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
+        return Tensors([x / x.norm() for x in g])
+
+
+@dataclass(frozen=True)
+class SaysSo(Elementwise):
+    elementwise: ClassVar[bool | None] = False
+
+
+@dataclass(frozen=True)
+class ByRow(directions.Direction):
+    """Keeps one number a row, which is no shard of anything."""
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("row",)
+
+    def init(self, w: Tensor, one: Tensor) -> dict[str, Tensor]:
+        return {"row": w.new_zeros(w.shape[:1])}
+
+    def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
+        return g
+
+
+@dataclass(frozen=True)
+class Adapted(directions.Adam):
+    """Inherits what Adam keeps, and not that it is elementwise."""
+
+    def __call__(self, g: Tensors, w: Tensors, state: State, t: Scalar) -> Tensors:
+        u = super().__call__(g, w, state, t)
+        return Tensors([x - x.mean() for x in u])
+
+
+DIRECTIONS: dict[str, directions.Direction] = {
+    "elementwise": Elementwise(),
+    "normalised": Normalised(),
+    "says so": SaysSo(),
+    "by row": ByRow(),
+    "adapted": Adapted(),
+}
+
+
+def directions_on(placement: str) -> dict[str, str]:
+    """The error of each direction's first step on a matrix that is cut, or on one that every process has all of."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    placements = {"rows": Shard(0), "columns": Shard(1), "whole": Replicate()}
+    found = {}
+    for name, direction in DIRECTIONS.items():
+        p = nn.Parameter(distribute_tensor(torch.ones(5, 3), mesh, [placements[placement]]))
+        p.grad = torch.ones_like(p)
+        optimizer = lp.Layerwise([("w", p)], direction=direction, rule="trust_ratio", lr=0.1)
+        found[name] = ""
+        try:
+            optimizer.step()
+            other = lp.Layerwise([("w", p)], direction=direction, rule="trust_ratio", lr=0.1)
+            other.load_state_dict(optimizer.state_dict())
+            other.step()
+        except RuntimeError as error:
+            assert not optimizer.state and torch.equal(_local(p), torch.ones_like(_local(p)))
+            found[name] = str(error)
+    return found

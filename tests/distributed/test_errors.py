@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.distributed.processes import Pool
-from tests.distributed.refused import raises, refused
+from tests.distributed.refused import directions_on, raises, refused
 from tests.distributed.training import Job
 
 methods = pytest.mark.parametrize("method", ["LAMB", "adam, identity", "wrapped Adam"])
@@ -30,3 +30,15 @@ def test_nonfinite_gradients_raise_everywhere(pool: Pool, layout: str, world: in
     job = Job(layout, "LAMB", {"nonfinite": "raise"}, broken={0: ("head.weight", 20, float("nan"))})
     for message, moved in pool.run(raises, world, job=job):
         assert "head.weight" in message and "qkv" not in message and moved == []
+
+
+def test_directions_that_need_the_whole_tensor(pool: Pool) -> None:
+    """A user's own: 3.5% off after 5 steps otherwise, or a state that no checkpoint can load."""
+    for placement in ("rows", "columns"):
+        for errors in pool.run(directions_on, 2, placement=placement):
+            assert errors.pop("elementwise") == ""
+            assert "'row' of shape (5,) for 'w'" in errors.pop("by row")
+            for name, message in errors.items():
+                assert "not elementwise" in message and "'w'" in message and "ignored_params" in message, name
+    for errors in pool.run(directions_on, 2, placement="whole"):
+        assert set(errors.values()) == {""}

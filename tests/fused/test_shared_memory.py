@@ -1,4 +1,4 @@
-"""What a step reads lies in memory that it writes: every such step is the reference's, with a kept plan or a new one."""
+"""What a step reads lies in memory that it writes: the step is the reference's, with a kept plan or a new one."""
 
 from __future__ import annotations
 

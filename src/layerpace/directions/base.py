@@ -28,11 +28,15 @@ class Direction(Part):
         layer_state: names of the state that is a number for each layer; ``advance_layers`` moves it on.
         nonnegative: names of the state that is never below zero: squares and sizes. A file that says otherwise is
             damaged, and is not loaded.
+        elementwise: whether an entry of u depends on the same entry of g, w and the state alone. One that is not needs
+            whole tensors, and is refused on sharded parameters, as is state there that has neither the weight's shape
+            nor a name in ``layer_state``. None: a trial on small tensors tells when it first gets a shard.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
     layer_state: ClassVar[tuple[str, ...]] = ()
     nonnegative: ClassVar[tuple[str, ...]] = ()
+    elementwise: ClassVar[bool | None] = None
 
     def options(self) -> dict[str, Any]:
         """The fields and their values: the defaults of the param groups."""

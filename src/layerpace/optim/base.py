@@ -357,7 +357,9 @@ class Layerwise(OpaqueOptimizer):
         if is_distributed(param) and device is None:
             held = self._keeper.of(param, layers)
             by_layer = direction.layer_state
-            moments = {name: x if name in by_layer else held.distribute(x) for name, x in moments.items()}
+            moments = {
+                name: x if name in by_layer or x.shape != w.shape else held.distribute(x) for name, x in moments.items()
+            }
         return {"step": step, **moments, **layers.memory(self.rule.state_names, w.device)}
 
     @opaque

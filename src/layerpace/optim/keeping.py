@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Number
 from operator import is_
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -20,7 +20,9 @@ from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
 from layerpace.held import Held, held_of, take_gradients
 from layerpace.layers import ParameterLayers
+from layerpace.optim.fitting import check_direction, check_state
 from layerpace.optim.support import captures_graph, check_supported, real
+from layerpace.optim.turns import Turns
 from layerpace.plan import Plan
 from layerpace.sharding import is_distributed
 from layerpace.step import layerwise_step
@@ -83,7 +85,7 @@ class PlanKeeper:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._turns = Turns()
         self.readers: set[int] = set()
         self._held: dict[Tensor, Held] = {}
         self.drop()
@@ -98,9 +100,12 @@ class PlanKeeper:
         self._states: list[Any] = []
 
     def step(self, optimizer: Layerwise, scaling: Scaling) -> None:
-        """Step with the kept plan, or with a new one. A second thread waits."""
-        with self._lock:
+        """Step with the kept plan, or with a new one; see `Turns` for other threads and for steps within a step."""
+        with self._turns:
             finished = False
+            if self._turns.torn:  # what was kept is half of another thread's step
+                self.drop()
+                self._turns.torn = False
             captures = captures_graph()
             if captures and not optimizer._settings.capturable:
                 raise RuntimeError(
@@ -116,7 +121,7 @@ class PlanKeeper:
                     )
                 if plan is None or not layerwise_step(plan, scaling, bool(self.readers)):
                     self.drop()
-                    self.plan = self._build(optimizer, scaling)
+                    self.plan = self._new(optimizer, scaling)
                     if self.plan is not None:
                         layerwise_step(self.plan, scaling, bool(self.readers))
                 finished = True
@@ -152,6 +157,20 @@ class PlanKeeper:
             return False
         return plan.holds(scaling)
 
+    def _new(self, optimizer: Layerwise, scaling: Scaling) -> Plan | None:
+        """A new plan, as `_build` makes it; where that fails, the state is left as it was."""
+        states = optimizer.state
+        before = {param: dict(state) for param, state in states.items()}
+        try:
+            return self._build(optimizer, scaling)
+        except BaseException:
+            for param in [param for param in states if param not in before]:
+                del states[param]
+            for param, state in before.items():
+                states[param].clear()
+                states[param].update(state)
+            raise
+
     def _build(self, optimizer: Layerwise, scaling: Scaling) -> Plan | None:
         """A new plan; None: no parameter has a gradient. All checks come before the first change of state."""
         keys = (*(key for key in optimizer.defaults if key != "differentiable"), *VELOCITY)
@@ -179,6 +198,8 @@ class PlanKeeper:
         if not options:
             return None
         entries = self._entries(members, options, optimizer)
+        for entry in entries:
+            check_state(entry, options[entry.group], optimizer._settings, partial(_initial, optimizer, entry, options))
         plan = Plan(entries, options, optimizer._settings, scaling)
         for entry in entries:
             if entry.held is not None:
@@ -201,6 +222,11 @@ class PlanKeeper:
             if is_distributed(param)
         }
         self._held = distributed  # nothing is kept of parameters that have gone
+        for (params, _, _), chosen in zip(members, options, strict=True):
+            for param in params:
+                if param in distributed:
+                    initial = partial(optimizer._initial_state, param, chosen.direction, "meta")
+                    check_direction(chosen.direction, distributed[param], initial)
         take_gradients(distributed.values())
         found: list[Entry] = []
         for place, (params, grads, layers) in enumerate(members):
@@ -219,6 +245,13 @@ class PlanKeeper:
     def of(self, param: Tensor, cut: ParameterLayers) -> Held:
         """What this process holds of a parameter that is a DTensor."""
         return held_of(self._held, param, cut)
+
+
+def _initial(optimizer: Layerwise, entry: Entry, options: Sequence[GroupOptions]) -> dict[str, Tensor]:
+    """The state of a parameter before its first step, without memory."""
+    param = entry.owner if entry.held is None else entry.held.param
+    assert param is not None
+    return optimizer._initial_state(param, options[entry.group].direction, "meta")
 
 
 def _real(tensor: Tensor) -> Tensor:

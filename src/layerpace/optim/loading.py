@@ -142,7 +142,7 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
                 state[name] = step.clone()
             elif name == SEED:
                 state[name] = torch.as_tensor(value, device="cpu").detach().to("cpu", torch.int64, copy=True)
-            elif name in expected and (held is None or name in by_layer):
+            elif name in expected and (held is None or name in by_layer or expected[name].shape != real_shape(param)):
                 whole = value.full_tensor() if is_distributed(value) else value
                 state[name] = torch.empty_like(expected[name], device=param.device).copy_(whole)
             elif name in expected or name in LATER:

@@ -32,6 +32,12 @@ def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
         )
     if not (param.is_floating_point() or param.is_complex()):
         raise RuntimeError(f"{which} has dtype {param.dtype}; weights must be floating point or complex")
+    if grad.shape != param.shape or grad.device != param.device or grad.is_complex() != param.is_complex():
+        raise RuntimeError(
+            f"the gradient of {which} has shape {tuple(grad.shape)} ({grad.dtype}, {grad.device}), and the parameter "
+            f"{tuple(param.shape)} ({param.dtype}, {param.device}): it was exchanged after backward(). Call "
+            "zero_grad() and backward() again"
+        )
 
 
 def step_device(layers: ParameterLayers, param: Tensor, settings: Settings | None = None) -> torch.device:
