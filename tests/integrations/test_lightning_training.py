@@ -1,4 +1,4 @@
-"""What Lightning does around an optimizer: precision, clipping, finetuning that goes on; the weights are those by hand."""
+"""What Lightning does around an optimizer: precision, clipping, finetuning that goes on; weights are those of loops."""
 
 from __future__ import annotations
 
