@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from layerpace import cli
+from layerpace.extras import how_to_install
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs/examples/own_task.py"
@@ -266,7 +267,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
         cli.main()
     err = capsys.readouterr().err
     assert stop.value.code == 1
-    assert err == "layerpace: the layerpace command needs cyclopts_that_is_not_there: pip install 'layerpace[lab]'\n"
+    assert err == f"layerpace: the layerpace command needs cyclopts_that_is_not_there: {how_to_install('lab')}\n"
 
 
 def test_importing_layerpace_imports_nothing_of_the_lab() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,12 @@ def test_public_functions_and_modules() -> None:
 def test_every_name_of_all_exists() -> None:
     for name in lp.__all__:
         assert getattr(lp, name) is not None
+
+
+def test_messages_name_extras_that_there_are_and_how_to_install_them_in_a_clone() -> None:
+    root = Path(lp.__file__).parent
+    texts = [path.read_text() for path in root.rglob("*.py") if path.name != "extras.py" or path.parent != root]
+    assert not [text for text in texts if re.search(r"[^`]pip install '?layerpace", text)]
+    said = {name for text in texts for name in re.findall(r"how_to_install\('(\w+)'\)", text)}
+    metadata = Path(__file__).parents[1] / "pyproject.toml"
+    assert said and said <= set(tomllib.loads(metadata.read_text())["project"]["optional-dependencies"])

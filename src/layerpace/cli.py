@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .commands import EXIT_USAGE, complain
+from .extras import how_to_install
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -78,7 +79,7 @@ def main() -> None:
     missing = [name for name in (FOR_RUNS if shows else NEEDED) if importlib.util.find_spec(name) is None]
     if missing:
         extra = "report" if shows else "lab"
-        complain(f"the layerpace command needs {', '.join(missing)}: pip install 'layerpace[{extra}]'", 1)
+        complain(f"the layerpace command needs {', '.join(missing)}: {how_to_install(extra)}", 1)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have letters that the encoding of a terminal lacks
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
 
 import layerpace as lp
+from layerpace.extras import how_to_install
 from layerpace.integrations.attach import check_layers, is_spread
 from layerpace.integrations.lightning import LayerMonitor
 from layerpace.integrations.transformers import LayerMonitorCallback
@@ -38,7 +39,7 @@ def test_a_missing_library_is_named_with_how_to_install_it(extra: str, monkeypat
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError) as caught:
         CLASSES[extra]()
-    assert str(caught.value) == f"{CLASSES[extra].__name__} needs {extra}: pip install 'layerpace[{extra}]'"
+    assert str(caught.value) == f"{CLASSES[extra].__name__} needs {extra}: {how_to_install(extra)}"
 
 
 @pytest.mark.parametrize("extra", CLASSES)

@@ -439,7 +439,10 @@ def test_a_pipe_gets_one_whole_table_without_control_codes(tmp_path: Path, capsy
 
 def test_a_missing_rich_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(ImportError, match=r"^layerpace watch needs rich: pip install 'layerpace\[report\]'$"):
+    with pytest.raises(
+        ImportError,
+        match=r"^layerpace watch needs rich: pip .*, or in a clone pip .*'\.\[report\]'$",
+    ):
         watch(tmp_path)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from layerpace.checks import check_range, check_whole
+from layerpace.extras import how_to_install
 from layerpace.monitors.follower import RECORDS
 from layerpace.monitors.processes import from_writer, writes
 from layerpace.monitors.quantities import QUANTITIES
@@ -38,7 +39,7 @@ def callback_classes(modules: Sequence[str], name: str, what: str, extra: str) -
     """
     found = _classes(modules, name)
     if not found:
-        raise ImportError(f"{what} needs {extra}: pip install 'layerpace[{extra}]'")
+        raise ImportError(f"{what} needs {extra}: {how_to_install(extra)}")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
+from ..extras import how_to_install
 from .errors import LabError
 
 
@@ -14,4 +15,4 @@ def require(modules: Iterable[str], what: str, extra: str = "lab") -> None:
     if missing:
         names = {"sklearn": "scikit-learn", "PIL": "pillow"}
         listed = ", ".join(names.get(name, name) for name in missing)
-        raise LabError(f"{what} needs {listed}: pip install 'layerpace[{extra}]'")
+        raise LabError(f"{what} needs {listed}: {how_to_install(extra)}")

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from layerpace.extras import how_to_install
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
@@ -46,7 +47,7 @@ class Feedback:
         try:
             import sklearn.metrics  # noqa: F401
         except ImportError:
-            raise ImportError("the silhouette score needs scikit-learn: pip install 'layerpace[lab]'") from None
+            raise ImportError(f"the silhouette score needs scikit-learn: {how_to_install('lab')}") from None
         self._layout, self._classes, self._take = layout, classes, take
         self._modules, self._all = self._chosen(modules), modules is None
         self._gathered: dict[str, list[Tensor]] = {name: [] for name in self._modules}

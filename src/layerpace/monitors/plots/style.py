@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...extras import how_to_install
 from ..names import short_names as names_without_shared
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ GREY = "0.45"
 def require_matplotlib() -> None:
     """Raise a one-line ImportError if matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("plots need matplotlib: pip install 'layerpace[report]'")
+        raise ImportError(f"plots need matplotlib: {how_to_install('report')}")
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from layerpace.extras import how_to_install
+
 
 @runtime_checkable
 class Sink(Protocol):
@@ -45,4 +47,4 @@ def _call(sink: Any, name: str) -> None:
 
 def missing(sink: str, library: str) -> ImportError:
     """The error for an adapter whose library is not installed."""
-    return ImportError(f"{sink} needs {library}: pip install 'layerpace[{library}]'")
+    return ImportError(f"{sink} needs {library}: {how_to_install(library)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...checks import check_choice, check_range
+from ...extras import how_to_install
 from ...files import FileError, read_json
 from .characters import Characters, characters_for
 from .snapshot import SORTS, Snapshot, WatchError, take
@@ -191,7 +192,7 @@ def watch(
         ImportError: rich is missing.
     """
     if importlib.util.find_spec("rich") is None:
-        raise ImportError("layerpace watch needs rich: pip install 'layerpace[report]'")
+        raise ImportError(f"layerpace watch needs rich: {how_to_install('report')}")
     from ...consoles import SafeConsole
 
     check_range("every", every, 0.1, 3600)
