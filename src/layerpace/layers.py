@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from layerpace.checks import check_number, check_whole, plain
+from layerpace.matching import matching
 
 __all__ = [
-    "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "multiplier", "prioritize",
-    "segment_sizes",
+    "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "matching", "multiplier",
+    "prioritize", "segment_sizes",
 ]  # fmt: skip
 
 Exclude: TypeAlias = None | bool | str | Sequence[str] | Callable[[str, Tensor], bool]
@@ -106,7 +107,7 @@ def excluded(exclude: Exclude, name: str, param: Tensor) -> bool:
 
     Args:
         exclude: None or an empty sequence (nothing), a bool, a glob or globs over names, or a predicate of
-            (name, parameter).
+            (name, parameter), such as `matching`.
 
     Raises:
         ValueError: a glob where the parameter has no name.
@@ -131,7 +132,8 @@ def _matches(pattern: str, name: str, argument: str) -> bool:
     if not name:
         raise ValueError(
             f"{argument}={pattern!r} selects by name, and the parameters have none: "
-            "pass model.named_parameters() instead of model.parameters()"
+            "pass model.named_parameters() instead of model.parameters(), or exclude=layerpace.layers.matching("
+            "model, globs) where a trainer makes the param groups"
         )
     return fnmatchcase(name, pattern)
 
@@ -188,10 +190,10 @@ def describe(
     """
     parts: Segments | None = None
     if isinstance(segments, Mapping):
-        matching = [value for glob, value in segments.items() if _matches(glob, name, "segments")]
-        if len(matching) > 1:
+        found = [value for glob, value in segments.items() if _matches(glob, name, "segments")]
+        if len(found) > 1:
             raise ValueError(f"more than one glob of segments matches {name!r}: {sorted(segments)}")
-        parts = matching[0] if matching else None
+        parts = found[0] if found else None
     else:
         parts = segments
     said = exclude, segments

@@ -101,9 +101,7 @@ def test_a_missing_matplotlib_is_said_in_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = made_run(5, 4)
     for draw in (*DRAWN.values(), plots.overview, lambda run: plots.multipliers(0.5, nn.Linear(2, 2))):
-        with pytest.raises(
-            ImportError, match=r"^plots need matplotlib: pip .*, or in a clone pip .*'$"
-        ):
+        with pytest.raises(ImportError, match=r"^plots need matplotlib: pip .*, or in a clone pip .*'$"):
             draw(run)
 
 

@@ -81,7 +81,8 @@ class Layerwise(OpaqueOptimizer):
             as in torch.optim.SGD; for the identity and the trust ratio. The two differ while lr changes.
         maximize: ascend.
         exclude: which tensors get neither rule nor weight decay: None or () for none, a glob or globs over parameter
-            names, or a predicate of (name, tensor). "auto": the rule's default, which is tensors with at most one
+            names, or a predicate of (name, tensor), such as `layerpace.layers.matching` where parameters come without
+            names. "auto": the rule's default, which is tensors with at most one
             dimension for trust ratio and rotation, and none for the others.
         segments: {glob of names: parts}: cut a tensor along dimension 0 into layers of their own: a number of equal
             parts, their sizes, or "rows".
