@@ -92,9 +92,9 @@ def test_a_part_of_another_kind_is_told() -> None:
 
 def test_wrapped_makes_the_optimizer_of_parameters() -> None:
     described = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1}}
-    for maker in (partial(torch.optim.AdamW, lr=0.1), described):
+    for maker, more in ((partial(torch.optim.AdamW, lr=0.1), {}), (described, {}), (torch.optim.AdamW, {"lr": 0.1})):
         by_class, by_hand = weight(), weight()
-        one = lp.Wrapped([by_class], maker, "rotation", min_rms=0.5)  # type: ignore[arg-type]
+        one = lp.Wrapped([by_class], maker, "rotation", min_rms=0.5, **more)  # type: ignore[arg-type]
         other = lp.wrap(torch.optim.AdamW([by_hand], lr=0.1), "rotation", min_rms=0.5)
         assert type(one) is type(other)
         for param, optimizer in ((by_class, one), (by_hand, other)):

@@ -101,6 +101,7 @@ class Wrapped(OpaqueOptimizer):
         params: as for any torch optimizer.
         optimizer: what makes the torch optimizer of them: a class, a function, ``partial(AdamW, lr=0.01)``; or the
             mapping with class_path and init_args above, which LightningCLI hands over as it is.
+        lr: handed on to what makes it, as trainers tell an optimizer's rate by that name; None: it is not.
         rule, exclude, segments, min_rms: see `wrap`.
 
     Attributes:
@@ -133,6 +134,7 @@ class Wrapped(OpaqueOptimizer):
         optimizer: Callable[[ParamsT], Optimizer],
         rule: str | Rule,
         *,
+        lr: float | Tensor | None = None,
         exclude: Exclude = "auto",
         segments: Mapping[str, Segments] | None = None,
         min_rms: float = 1e-3,
@@ -140,7 +142,7 @@ class Wrapped(OpaqueOptimizer):
         make = described(optimizer, "optimizer", partial)
         if not callable(make):
             raise TypeError(f"Wrapped needs what makes an optimizer, such as torch.optim.AdamW, got {optimizer!r}")
-        inner = make(params)
+        inner = make(params) if lr is None else make(params, lr=lr)
         if not isinstance(inner, Optimizer):
             raise TypeError(f"Wrapped needs what makes a torch.optim.Optimizer, got {inner!r} of {make!r}")
         min_rms = check_number("min_rms", min_rms, 0)

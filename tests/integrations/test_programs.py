@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.integrations import tiny
-from torch import nn
+from torch import Tensor, nn
 
 import layerpace as lp
 
@@ -23,6 +24,61 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
 }
 makers = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 Make = Callable[[Any], Any]
+RHO = 0.05
+
+
+class SAM(torch.optim.Optimizer):
+    """As the public implementations have it: an optimizer around one of a class, whose groups carry ``rho``."""
+
+    def __init__(self, params: Any, base: Make, rho: float) -> None:
+        super().__init__(params, {"rho": rho})
+        self.base = base(self.param_groups)
+        self.param_groups = self.base.param_groups
+        self.defaults.update(self.base.defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        closure = torch.enable_grad()(closure)
+        before = {}
+        for group in self.param_groups:
+            norm = torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm()
+            for p in group["params"]:
+                before[p] = p.clone()
+                p.add_(p.grad * group["rho"] / norm)
+        self.zero_grad()
+        closure()
+        for p, old in before.items():
+            p.copy_(old)
+        return self.base.step()
+
+
+@makers
+def test_sam(make: Make) -> None:
+    net, twin = tiny.model(), tiny.model()
+    sam, other = SAM(net.parameters(), make, RHO), make(twin.parameters())
+    for batch in list(tiny.batches()) * 2:
+
+        def closure(batch: Any = batch) -> Tensor:
+            found = tiny.loss(net, batch)
+            found.backward()
+            return found
+
+        sam.zero_grad()
+        closure()
+        sam.step(closure)
+        tiny.loss(twin, batch).backward()
+        old = tiny.weights(twin)
+        norm = torch.stack([p.grad.norm() for p in twin.parameters()]).norm()  # type: ignore[union-attr]
+        with torch.no_grad():
+            for p in twin.parameters():
+                p.add_(p.grad * RHO / norm)  # type: ignore[operator]
+        other.zero_grad()
+        tiny.loss(twin, batch).backward()
+        twin.load_state_dict(old)
+        other.step()
+        other.zero_grad()
+    tiny.same(net, tiny.weights(twin))
+    assert sam.param_groups[0]["rho"] == RHO
 
 
 class Lookahead(torch.optim.Optimizer):
@@ -72,6 +128,28 @@ def test_lookahead(make: Make) -> None:
         if number % 2 == 1:
             other.param_groups[0]["lr"] *= 0.5
     tiny.same(net, tiny.weights(twin))
+
+
+@makers
+def test_numpy_schedules(make: Make) -> None:
+    """As fastai sets them: rates, momenta and decays out of numpy, into the groups."""
+    rates = np.cos(np.linspace(0, 1.5, 8)) * 0.02
+    decays = np.linspace(0.1, 0.0, 8, dtype=np.float32)
+
+    def trained(value: Callable[[Any], Any]) -> nn.Module:
+        net = tiny.model()
+        optimizer = make(net.parameters())
+        for rate, decay, batch in zip(rates, decays, list(tiny.batches()) * 2, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"], group["weight_decay"] = value(rate), value(decay)
+                if "betas" in group:
+                    group["betas"] = (value(np.float64(0.9) - rate), group["betas"][1])
+            optimizer.zero_grad()
+            tiny.loss(net, batch).backward()
+            optimizer.step()
+        return net
+
+    tiny.same(trained(lambda number: number), tiny.weights(trained(float)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["LAMB", "LARS"])
