@@ -30,7 +30,10 @@ SHOWN = 60  # characters of a wrong value
 
 
 class FileError(ValueError):
-    """A file cannot be read, or is not what it should be; the message is one line with its path."""
+    """A file cannot be read, or is not what it should be; the message is one printable line with its path."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

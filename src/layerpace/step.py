@@ -23,6 +23,7 @@ from layerpace.directions import Direction
 from layerpace.entries import Scaling
 from layerpace.plan import Part, Plan
 from layerpace.precision import compute_dtype
+from layerpace.printable import printable
 from layerpace.rows import Absent
 from layerpace.rules import Coefficients, Layers, Rule
 from layerpace.tensors import Scalar, Tensors, keep_where
@@ -315,7 +316,7 @@ def _raise_if_nonfinite(parts: Sequence[Part]) -> None:
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise FloatingPointError(
-            f"gradients with inf or nan in {', '.join(bad[:5])}{more}; no weight was changed. "
+            f"gradients with inf or nan in {printable(', '.join(bad[:5]))}{more}; no weight was changed. "
             'Pass nonfinite="skip" to leave such layers out of a step'
         )
 

@@ -26,6 +26,7 @@ from layerpace.optim.support import captures_graph, check_supported, real, real_
 from layerpace.optim.turns import Turns
 from layerpace.parts import described
 from layerpace.plan import Plan
+from layerpace.printable import printable
 from layerpace.rules import Rule
 from layerpace.sharding import check_placements, is_distributed, local
 from layerpace.step import layerwise_step
@@ -406,8 +407,8 @@ class Wrapped(OpaqueOptimizer):
                         shape = torch.Size(layers.broadcast_shape(real_shape(param)))
                     if isinstance(value, Tensor) and value.shape != shape:
                         raise ValueError(
-                            f"{name} of {layers.name} has shape {tuple(value.shape)} in the state dict, needs "
-                            f"{tuple(shape)}: were the segments the same?"
+                            f"{name} of {printable(layers.name)} has shape {tuple(value.shape)} in the state dict, "
+                            f"needs {tuple(shape)}: were the segments the same?"
                         )
                     check_value(name, value, shape, layers.name, param, counts=names[name] == "step")
                     if name in self.rule.nonnegative:

@@ -10,6 +10,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from hostile import controls
+from layerpace.consoles import SafeConsole
 from layerpace.lab import Task
 from layerpace.lab.compare import compare
 from layerpace.lab.curves import Curve, MethodRecords, average, pick
@@ -196,3 +198,14 @@ def test_progress_shows_every_method_and_score(task: Task, live: bool) -> None:
         assert score_text(made["scores"][-1], "accuracy") in out.getvalue()
     if not live:
         assert out.getvalue().count("\n") == 1 + 4
+
+
+def test_names_are_shown_and_neither_obeyed_nor_read_as_markup() -> None:
+    label = "[/] [bold]a\x1b[31mb\nc"
+    config = {"task": label, "steps": 200, "batch_size": 64, "seeds": 1, "choose": "score", "validation": 135}
+    tried = [{"lr": 0.001}, {"lr": 0.01}]
+    made = {"metric": "accuracy", "target": None, "config": config, "methods": [row(label=label, tried=tried)]}
+    out = io.StringIO()
+    show(SafeConsole(file=out, width=100), {**made, "plots": [label], "out": label})
+    assert not controls(out.getvalue())
+    assert sum("[/] [bold]a?[31mb?c" in line for line in out.getvalue().splitlines()) == 5

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from layerpace.files import load_saved
 from layerpace.integrations.attach import (
     based_on,
     callback_classes,
@@ -160,7 +161,7 @@ def _load(args: Any, step: int) -> dict[str, Any] | None:
     places = [Path(named)] if isinstance(named, str) and Path(named).is_dir() else []
     for place in (*places, _checkpoint(args, step)):
         if (place / STATE).exists():
-            state: dict[str, Any] = torch.load(place / STATE, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = load_saved(place / STATE)
             return state
     warnings.warn(
         f"the training goes on from step {step}, but {_checkpoint(args, step)} has no {STATE}: records begin anew; "

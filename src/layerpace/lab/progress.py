@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ..printable import printable
 from .plan import Cell, Plan
 
 
@@ -35,7 +36,7 @@ class LiveReporter:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn("{task.fields[label]}", justify="left"),
+            TextColumn("{task.fields[label]}", justify="left", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[run]}", style="dim"),
             ScoreColumn(),
@@ -52,7 +53,7 @@ class LiveReporter:
         for method in plan.methods:
             runs = sum(cell.method is method for cell in plan.cells)
             self.bars[method] = self.progress.add_task(
-                "", total=runs * plan.settings.steps, label=method.title, run="", score="", start=False
+                "", total=runs * plan.settings.steps, label=printable(method.title), run="", score="", start=False
             )
             self.before[method] = 0
         self.progress.start()
@@ -103,7 +104,7 @@ class LineReporter:
     def begin(self, plan: Plan) -> None:
         self.plan = plan
         self.console.print(
-            f"{plan.task.name}: {len(plan.cells)} runs of {plan.settings.steps} steps, to {plan.out}",
+            printable(f"{plan.task.name}: {len(plan.cells)} runs of {plan.settings.steps} steps, to {plan.out}"),
             soft_wrap=True,
             highlight=False,
         )
@@ -120,7 +121,7 @@ class LineReporter:
         took = "finished before" if reused else f"{time.monotonic() - self.started:.1f} s"
         place = f"[{self.count}/{len(self.plan.cells)}]"
         self.console.print(
-            f"{place} {cell.method.title}  lr {cell.lr:.3g}  seed {cell.seed}  {ended}  ({took})",
+            f"{place} {printable(cell.method.title)}  lr {cell.lr:.3g}  seed {cell.seed}  {ended}  ({took})",
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from ..printable import printable
 from .progress import score_text
 
 UNEVENNESS = (
@@ -51,8 +52,8 @@ def table(results: Mapping[str, Any]) -> Table:
     several = any(len(row["tried"]) > 1 for row in results["methods"])
     config = results["config"]
     seeds = f"{config['seeds']} seed" + "s" * (config["seeds"] != 1)
-    title = f"{config['task']}: {config['steps']} steps of batch {config['batch_size']}, {seeds}"
-    made = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    title = f"{printable(config['task'])}: {config['steps']} steps of batch {config['batch_size']}, {seeds}"
+    made = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False)
     headings = ["best lr" if several else "lr", f"test\n{metric}"]
     if target is not None:
         headings.append(f"steps to\n{score_text(target, metric)}")
@@ -63,7 +64,7 @@ def table(results: Mapping[str, Any]) -> Table:
         results["methods"], key=lambda row: -(row["score_mean"] if row["score_mean"] is not None else -1e9)
     )
     for row in ordered:
-        cells = [escape(row["label"]), f"{row['lr']:.3g}", score_cell(row, metric)]
+        cells: list[str | Text] = [Text(printable(row["label"])), f"{row['lr']:.3g}", score_cell(row, metric)]
         if target is not None:
             cells.append(steps_cell(row, config["steps"]))
         cells += [number(row["step_ms"], ".2f"), number(row["optimizer_ms"], ".2f"), number(row["unevenness"], ".2f")]
@@ -86,10 +87,10 @@ def show(console: Console, results: Mapping[str, Any]) -> None:
         at_end = row["lr"] in (min(t["lr"] for t in row["tried"]), max(t["lr"] for t in row["tried"]))
         if at_end:
             console.print(
-                f"note: {row['label']}: the best lr {row['lr']:.3g} is at an end of those tried",
+                f"note: {printable(row['label'])}: the best lr {row['lr']:.3g} is at an end of those tried",
                 style="yellow",
                 highlight=False,
             )
     for path in results["plots"]:
-        console.print(f"plot: {path}", soft_wrap=True, highlight=False)
-    console.print(f"all files: {results['out']}", soft_wrap=True, highlight=False)
+        console.print(f"plot: {printable(path)}", soft_wrap=True, highlight=False)
+    console.print(f"all files: {printable(results['out'])}", soft_wrap=True, highlight=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..printable import printable
 from .parallel import Team
 from .progress import ScoreColumn, score_text
 from .single import Training
@@ -30,7 +30,7 @@ def progress(
     title = f"{training.task.name}: {training.method.title}, lr {config['lr']:.3g}, seed {config['seed']}"
     if console.is_terminal:
         with Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             ScoreColumn(),
@@ -39,12 +39,12 @@ def progress(
             console=console,
             refresh_per_second=5,
         ) as bars:
-            bar = bars.add_task(escape(title + several), total=steps, score="")
+            bar = bars.add_task(printable(title + several), total=steps, score="")
             yield lambda step, score: bars.update(bar, completed=step, score=score_text(score, metric))
         return
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
     say(f"{title}, {steps} steps of batch {training.settings.batch_size}{several}, to {path}")
     started = time.monotonic()
@@ -58,7 +58,7 @@ def summary(console: Console, training: Training, path: Path, result: Mapping[st
     metric, steps = training.task.metric_name, training.settings.steps
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
     if result["status"] != "done":
         say(f"{training.method.title} diverged at step {result['diverged_at']}: its loss is not finite")

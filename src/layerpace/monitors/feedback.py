@@ -13,6 +13,7 @@ from layerpace.extras import how_to_install
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
+from layerpace.printable import printable
 from layerpace.wrappers import plain_names
 
 
@@ -106,7 +107,7 @@ class Feedback:
                 scores[name] = silhouette(torch.cat(rows), self._classes)
             elif rows and not self._all:
                 raise ValueError(
-                    f"{name} got {sum(map(len, rows))} rows of feedback for {len(self._classes)} classes: "
+                    f"{printable(name)} got {sum(map(len, rows))} rows of feedback for {len(self._classes)} classes: "
                     "is its output one row an example, and is it called once?"
                 )
         values = torch.tensor([[score] for score in scores.values()], dtype=torch.float64, device="cpu")

@@ -21,6 +21,7 @@ from layerpace.monitors.processes import writes
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.monitors.recorder import Batch
 from layerpace.monitors.run import Run, Series
+from layerpace.printable import printable
 
 
 class Output:
@@ -118,7 +119,7 @@ class Output:
         except Exception as error:
             if what not in self._said:
                 self._said.add(what)
-                warnings.warn(f"layerpace.Monitor: {what}: {type(error).__name__}: {error}", stacklevel=2)
+                warnings.warn(printable(f"layerpace.Monitor: {what}: {type(error).__name__}: {error}"), stacklevel=2)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Take the user's scalars."""

@@ -15,6 +15,7 @@ from layerpace.monitors.quantities import cosine_distance
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
 from layerpace.optim.support import real, real_shape
+from layerpace.printable import printable
 from layerpace.sharding import is_distributed, local
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -76,7 +77,7 @@ class Rotation:
             shape = own.shape if name not in sharded else real_shape(sharded[name].param)
             if name in state and state[name].shape != shape:
                 raise ValueError(
-                    f"the initial weights of {name} have shape {tuple(state[name].shape)}, the model's "
+                    f"the initial weights of {printable(name)} have shape {tuple(state[name].shape)}, the model's "
                     f"{tuple(shape)}: is it the same model?"
                 )
         self._initial |= {name: x.to("cpu", copy=True) for name, x in state.items() if name not in sharded}

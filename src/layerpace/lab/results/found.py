@@ -14,6 +14,7 @@ from typing import Any
 
 from ...monitors.follower import RECORDS, RUN, Follower, read_settings
 from ...monitors.run import Run
+from ...printable import printable
 from ..errors import LabError, UsageError, one_line
 from ..records import CHECKPOINT, CONFIG, CURVE, DONE, KIND, WEIGHTS
 from ..sweep.protocol import FAILED, REQUEST
@@ -76,7 +77,7 @@ def find(folders: Sequence[str | Path], warn: Warn) -> list[Found]:
             try:
                 found[place.resolve()] = read(place)
             except (OSError, ValueError) as error:
-                warn(f"skipped {place}: {one_line(error)}")
+                warn(printable(f"skipped {place}: {one_line(error)}"))
     if not found:
         raise LabError(f"there is no run in {' or '.join(map(str, folders))}, nor beneath")
     return list(found.values())
@@ -84,7 +85,7 @@ def find(folders: Sequence[str | Path], warn: Warn) -> list[Found]:
 
 def walk(root: Path, warn: Warn) -> Iterator[Path]:
     """The run folders in and beneath a folder; what a run's folder has beneath it belongs to the run."""
-    for path, below, files in os.walk(root, onerror=lambda error: warn(f"skipped {one_line(error)}")):
+    for path, below, files in os.walk(root, onerror=lambda error: warn(printable(f"skipped {one_line(error)}"))):
         below[:] = sorted(name for name in below if not name.startswith("."))
         place = Path(path)
         lab = CONFIG in files and (place.parent.name == "runs" or any(mark in files for mark in MARKS))

@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ...consoles import SafeConsole
+from ...printable import printable
 from .rows import Columns, Row
 
 FIRST = ("method", "lr", "seed")  # of what tells runs apart
@@ -55,13 +56,14 @@ def show(console: Console, rows: Sequence[Row], columns: Columns, names: Sequenc
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in shown:
         numbers = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(escape(name), justify="right" if numbers else "left", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right" if numbers else "left", overflow="fold")
     for place, row in enumerate(rows):
-        table.add_row(*(escape(cells[name][place]) for name in shown), style=STYLES.get(str(row.get("status"))))
+        table.add_row(*(Text(cells[name][place]) for name in shown), style=STYLES.get(str(row.get("status"))))
     console.print(table)
     hidden = [name for name in asked if name not in shown]
     if hidden:
-        console.print(f"no room for {', '.join(hidden)}: use --columns", style="dim", highlight=False, markup=False)
+        left_out = printable(", ".join(hidden))
+        console.print(f"no room for {left_out}: use --columns", style="dim", highlight=False, markup=False)
 
 
 def fitting(names: Sequence[str], widths: dict[str, int], width: int) -> list[str]:
@@ -82,4 +84,4 @@ def text(name: str, item: Any) -> str:
         return "-"
     if isinstance(item, float):
         return f"{item:.1f}" if name == "seconds" else f"{item:.4g}"
-    return str(item)
+    return printable(item)

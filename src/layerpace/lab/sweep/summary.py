@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...printable import printable
 from ..errors import UsageError
 from .driver import Driver
 from .objective import SCORES, Objective
@@ -80,7 +81,7 @@ def table(found: Sequence[Choice], keys: Sequence[str], objective: Objective) ->
     name = objective.key or SCORES[0 if held_out else 1]
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
     for key in keys:
-        made.add_column(key, overflow="fold")
+        made.add_column(Text(printable(key)), overflow="fold")
     for heading in (name, *([SCORES[1]] if held_out else []), "runs"):
         made.add_column(heading, justify="right", no_wrap=True)
     for choice in found:
@@ -98,7 +99,7 @@ def show(console: Console, driver: Driver, objective: Objective) -> None:
     """Print it."""
 
     def say(line: str, style: str = "") -> None:
-        console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(line), style=style, soft_wrap=True, highlight=False, markup=False)
 
     keys = [key for key in axes(driver.runs) if key != SEED]
     try:

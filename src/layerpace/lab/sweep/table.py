@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ...printable import printable
 from ..records import CURVE
 from .driver import Driver
 from .objective import SCORES, Objective
@@ -44,14 +45,14 @@ def text(value: Any) -> str:
     """A value of an option, for a table."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else "-" if value is None else json.dumps(value)
+    return printable(value) if isinstance(value, str) else "-" if value is None else json.dumps(value)
 
 
 def label(run: Run, keys: Sequence[str]) -> str:
     """What tells a run from the others."""
     request = run.made.request
-    named = [f"{'' if key == 'method' else key + ' '}{text(request[key])}" for key in keys if key in request]
-    return "  ".join(named) or run.folder.name
+    named = [f"{'' if key == 'method' else printable(key) + ' '}{text(request[key])}" for key in keys if key in request]
+    return "  ".join(named) or printable(run.folder.name)
 
 
 def score(run: Run, objective: Objective) -> str:
@@ -185,12 +186,12 @@ class LiveTable(Lines):
         made = Table(box=SIMPLE_HEAD, pad_edge=False)
         keys = axes(self.driver.runs)
         for key in keys or ["run"]:
-            made.add_column(key, no_wrap=True, max_width=32)
+            made.add_column(Text(printable(key)), no_wrap=True, max_width=32)
         for heading in ("", "step", "score", "time", "where"):
             made.add_column(heading, no_wrap=True, justify="left" if heading in ("", "where") else "right")
         for run in runs:
             named = [text(run.made.request.get(key)) for key in keys] or [run.folder.name]
-            made.add_row(*(Text(cell) for cell in (*named, *self.cells(run))), style=STYLES[run.status])
+            made.add_row(*(Text(printable(cell)) for cell in (*named, *self.cells(run))), style=STYLES[run.status])
         return made
 
     def cells(self, run: Run) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...checks import check_choice
+from ...printable import printable
 from ..history import History
 from ..run import Run
 from .characters import scale
@@ -30,7 +31,10 @@ STALE_TIMES = 5.0  # so many times the usual distance between two
 
 
 class WatchError(ValueError):
-    """What was asked for is not there."""
+    """What was asked for is not there; the message is one printable line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)
