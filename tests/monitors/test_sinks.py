@@ -464,3 +464,20 @@ def test_a_history_without_records_says_so() -> None:
         pytest.raises(ValueError, match="no record has 'weight_norm': there is none yet"),
     ):
         monitor.history["weight_norm"]
+
+
+def test_going_on_with_a_damaged_line_leaves_it_out(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    sink = JSONL(path)
+    for step in range(1, 7):
+        sink.log({"loss": 1 / step}, step)
+    sink.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"\x00\xff\n", *lines[4:]]))
+    with pytest.warns(UserWarning, match=r"records.jsonl: 1 of 7 lines are damaged; line 4: .*: left out from now on"):
+        sink = JSONL(path, resume=True)
+    sink.log({"loss": 0.0}, 7)
+    sink.close()
+    replay = Replay([])
+    replay.feed(path.read_bytes().splitlines())
+    assert (replay.damaged, replay.scalars["loss"].steps) == (0, [1, 2, 4, 5, 6, 7])

@@ -13,6 +13,7 @@ crash loses what had been gathered, at most ``GATHERED`` records or ``GATHERED_B
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ class JSONL:
     Args:
         path: of the file; its folder is made if need be.
         max_records: of each set of keys, >= 2; None: all.
-        resume: go on with the file if there is one. A torn last line is cut off.
+        resume: go on with the file if there is one. A torn last line is cut off, and so, with a warning, are lines that
+            are damaged.
 
     Raises:
         FileExistsError: the file has records, and ``resume`` is off.
@@ -227,6 +229,8 @@ class JSONL:
     def _resume(self) -> None:
         """Learn from the file; cut off what is no record."""
         found = scan(self.path)
+        if found.damaged:
+            warnings.warn(f"{self.path}: {found.damaged}: left out from now on", stacklevel=4)
         for place, lines in found.sets.items():
             kept = len(lines.steps)
             # Not certain: the next record will be kept, unless `truncate` tells where the training stood.

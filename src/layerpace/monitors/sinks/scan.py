@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from layerpace.files import FileError, open_regular, parse_json, shortened
 from layerpace.monitors.sinks.text import HEAD
 
 
@@ -23,42 +23,66 @@ class Lines:
 
 @dataclass
 class Found:
-    """Sets that have records, by number; ``trailing``: there are lines that serve no record, or a torn one."""
+    """Sets that have records, by number; ``trailing``: there are lines that serve no record, or a torn one.
+
+    ``damaged`` says how many lines are none of records, and which is the first of them; "": none is.
+    """
 
     sets: dict[int, Lines] = field(default_factory=dict)
     trailing: bool = False
+    damaged: str = ""
 
 
 def scan(path: Path) -> Found:
     """Read the beginning of each line.
 
     Raises:
-        ValueError: a line that is none of `layerpace.monitors.sinks.text`; a torn one at the end is overlooked.
+        FileError: no line is one of `layerpace.monitors.sinks.text`, or the file cannot be read; a torn line at the end
+            is overlooked.
     """
     found = Found()
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+    first, lines, damaged = "", 0, 0
+    with open_regular(path) as file:
+        for line in file:
             if not line.endswith(b"\n"):
                 found.trailing = True
                 break
-            head = HEAD.match(line)
+            lines += 1
             try:
-                if head is None:
-                    raise ValueError
-                if head["step"] is not None:
-                    found.sets[int(head["set"])].steps.append(int(head["step"]))
-                    continue
-                content = json.loads(line)
-                if head["kind"] == b"keys":
-                    found.sets[content["set"]] = Lines(tuple(content["keys"]), content.get("stride", 1))
-                else:
-                    found.sets[content["set"]].count = content["seen"], content["step"]
-                    found.trailing = True
+                _take(line, found)
             except (ValueError, KeyError):
-                raise ValueError(f"{path}, line {number}: not a line of records: {line[:80]!r}") from None
+                damaged += 1
+                first = first or f"line {lines}: not a line of records: {shortened(line[:80])}"
+    if damaged:
+        if damaged == lines:
+            raise FileError(f"{path}, {first}")
+        found.damaged, found.trailing = f"{damaged} of {lines} lines are damaged; {first}", True
     found.trailing |= not all(lines.steps for lines in found.sets.values())
     found.sets = {number: lines for number, lines in found.sets.items() if lines.steps}
     return found
+
+
+def _take(line: bytes, found: Found) -> None:
+    """What one line tells.
+
+    Raises:
+        ValueError, KeyError: it is none of records.
+    """
+    head = HEAD.match(line)
+    if head is None:
+        raise ValueError
+    number = int(head["set"])
+    if head["step"] is not None:
+        found.sets[number].steps.append(int(head["step"]))
+        return
+    content = parse_json(line, "", lines=False)
+    if head["kind"] == b"keys":
+        keys = tuple(key.text() for key in content["keys"].items())
+        stride = content.get("stride")
+        found.sets[number] = Lines(keys, 1 if stride is None else stride.whole(1))
+    else:
+        found.sets[number].count = content["seen"].whole(0), content["step"].whole()
+        found.trailing = True
 
 
 def seen_at(steps: Sequence[int], stride: int, seen: int, step: int) -> int:
