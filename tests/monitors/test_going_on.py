@@ -24,6 +24,13 @@ from layerpace.monitors import folder
 from layerpace.monitors.recorder import PENDING
 
 
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are written five seconds after the last time, as where that takes long."""
+    monkeypatch.setattr("layerpace.monitors.monitor.FLUSH_FREE", -1.0)
+    monkeypatch.setattr("layerpace.monitors.monitor.FLUSH_SHARE", 1e-9)
+
+
 def test_what_nobody_closed_is_written_at_the_end(tmp_path: Path) -> None:
     """Of the monitor's life, and of the process's."""
     model = network()
@@ -219,8 +226,8 @@ def test_going_on_with_a_folder_alone(tmp_path: Path) -> None:
     train(model, optimizer, 10)
     monitor.log({"loss": 2.0})
     monitor.close()
-    with pytest.raises(FileExistsError, match="resume=True"):
-        lp.Monitor(model, optimizer, out=tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"so this one goes to .*run-2; resume=True would go on"):
+        assert lp.Monitor(model, optimizer, out=tmp_path / "run").path == tmp_path / "run-2"
     again = lp.Monitor(model, optimizer, every=5, rotation_every=5, out=tmp_path / "run", resume=True)
     train(model, optimizer, 10, first=10)
     again.close()
@@ -291,7 +298,7 @@ def test_closing_lets_go() -> None:
     assert gone() is None
 
 
-def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+def test_a_folder_has_one_writer(tmp_path: Path, late: None) -> None:
     """As when a cell of a notebook is run again: what the first monitor still had does not come back later."""
     model = network()
     first = lp.Monitor(model, adam(model), every=1, out=tmp_path / "run")
@@ -307,7 +314,7 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     assert folder.load(tmp_path / "run")[0].history.steps == [1, 2, 3, 4, 5]
 
 
-def test_a_monitor_that_is_abandoned_writes_nothing_more(tmp_path: Path) -> None:
+def test_a_monitor_that_is_abandoned_writes_nothing_more(tmp_path: Path, late: None) -> None:
     model = network()
     optimizer = adam(model)
     monitor = lp.Monitor(model, optimizer, every=1, out=tmp_path / "run")

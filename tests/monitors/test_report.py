@@ -191,6 +191,19 @@ def test_clipping_is_told() -> None:
     assert re.search(r"Clipped in \d+% of all values, most in", in_words(CHARTS[3], run))
 
 
+def test_a_rate_that_a_schedule_changes_is_shown_as_a_range() -> None:
+    groups = [{"lr": 1e-4}, {"lr": 0.5, "lr_multiplier": 2.0}, {"lr": 0.25}, {"lr": "a tensor"}]
+    optimizer = {"class": "SGD", "groups": groups}
+    history = History(["warmed", "multiplied", "level"])
+    for step in range(1, 6):
+        rates = torch.tensor([1e-4 * step**2, 1.0 / step, 0.25])
+        history.append(step, float(step), {"learning_rate": rates, "grad_norm": torch.ones(3)})
+    layers = [LayerInfo(name, (2, 2)) for name in history.layers]
+    text = make_page([Run("one", {"optimizers": [optimizer]}, layers, history)])
+    for place, shown in enumerate(("0.0001 to 0.0025", "0.1 to 0.5", "0.25", "a tensor"), 1):
+        assert f"optimizers.groups.{place}.lr</dt><dd>{shown}</dd>" in text
+
+
 def test_settings_that_differ_come_first() -> None:
     text = make_page([level_run("one"), level_run("ten", 10)])
     differ, rest = text.split("Settings that all runs share")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import layerpace as lp
 from layerpace.monitors import sinks
 from layerpace.monitors.sinks import mlflow
 
@@ -51,6 +53,35 @@ def test_a_writer_that_was_given_stays_open(tmp_path: Path) -> None:
     log_all(sinks.TensorBoard(writer=writer))
     writer.add_scalar("after", 1.0)
     writer.close()
+
+
+def test_tensorboard_writes_into_the_folder_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    monkeypatch.chdir(tmp_path)
+
+    def events(path: Path) -> int:
+        return len(list(path.glob("events.*")))
+
+    def train(sink: Any, **options: Any) -> lp.Monitor:
+        model = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with lp.Monitor(model, optimizer, every=1, sinks=[sink], **options) as monitor:
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        return monitor
+
+    train("tensorboard", out=tmp_path / "one")
+    assert events(tmp_path / "one") == 1 and not (tmp_path / "runs").exists()
+    automatic = train("tensorboard")
+    assert automatic.path is not None and events(automatic.path) == 1 and len(list((tmp_path / "runs").iterdir())) == 1
+    train(sinks.TensorBoard(tmp_path / "elsewhere"), out=tmp_path / "two")
+    assert events(tmp_path / "elsewhere") == 1 and events(tmp_path / "two") == 0
+    with SummaryWriter(tmp_path / "given") as writer:
+        train(writer, out=tmp_path / "three")
+        writer.add_scalar("after", 1.0)
+    assert events(tmp_path / "given") == 1 and events(tmp_path / "three") == 0
 
 
 def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -425,6 +425,38 @@ def test_an_object_with_log_alone_is_a_sink() -> None:
     assert own.seen == [({"a": 1.0}, 3)]
 
 
+def test_a_function_of_values_and_step_is_a_sink() -> None:
+    seen: list[tuple[dict[str, float], int]] = []
+
+    def take(values: Mapping[str, float], step: int) -> None:
+        seen.append((dict(values), step))
+
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = lp.Monitor(model, optimizer, every=1, out=None, sinks=[take, lambda values, step: 1 / 0])
+    with pytest.warns(UserWarning, match="the sink <lambda> is left out from now on: ZeroDivisionError"):
+        monitor.log({"loss": 2.0})
+    monitor.close()
+    assert seen == [({"loss": 2.0}, 0)]
+    with pytest.raises(TypeError, match=r"a function that is a sink takes \(values, step\), <lambda> takes \(x\)"):
+        lp.Monitor(model, optimizer, out=None, sinks=[lambda x: x])
+
+
+def test_a_writer_of_another_library_than_torch_is_a_sink() -> None:
+    class Writer:
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        def add_scalar(self, tag: str, value: float, step: int, time: float | None = None) -> None:
+            self.seen.append((tag, value, step, time))
+
+        def flush(self) -> None: ...
+
+    writer = Writer()
+    sinks.log(sinks.get(writer), {"a": 1.0, "b": math.nan}, 3, 1e9)
+    assert writer.seen == [("a", 1.0, 3, 1e9)]
+
+
 def test_what_is_no_sink() -> None:
     with pytest.raises(ValueError, match="'tensorboard', 'wandb', 'trackio', 'mlflow', got 'csv'"):
         sinks.get("csv")

@@ -8,6 +8,8 @@ The rules, where they draw their lines and where those come from: docs/diagnose.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from layerpace.monitors.findings.clipping import clipping
 from layerpace.monitors.findings.depth import depth
 from layerpace.monitors.findings.finding import SEVERITIES, Finding, Severity
@@ -19,7 +21,10 @@ from layerpace.monitors.findings.speed import speed
 from layerpace.monitors.findings.stopped import stopped
 from layerpace.monitors.findings.thresholds import Thresholds
 from layerpace.monitors.findings.view import View
-from layerpace.monitors.run import Run
+from layerpace.monitors.run import Run, run_of
+
+if TYPE_CHECKING:
+    from layerpace.monitors.monitor import Monitor
 
 __all__ = ["SEVERITIES", "Finding", "Severity", "Thresholds", "diagnose"]
 
@@ -29,29 +34,37 @@ RULES = (runaway, stopped, speed, depth, clipping, rotation, rounding)
 STILL = ("no_gradient", "no_update", "zero_rate")
 
 
-def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
+def diagnose(run: Run | Monitor, thresholds: Thresholds | None = None) -> list[Finding]:
     """What seems wrong with a training, worst first.
 
     A rule that has too few records to judge says nothing. From the first record that is not finite on, nothing else is
     judged.
 
     Args:
-        run: finished or not.
+        run: finished or not; or the monitor of one.
         thresholds: where the rules draw their lines; None: as measured.
 
     Returns:
         findings; none where all is well.
     """
-    whole = View(run, thresholds or Thresholds())
-    if not whole.steps:
+    data: Run = run_of(run)
+    lines = thresholds or Thresholds()
+    if not len(data.history):
         return []
-    found = nonfinite(whole)
-    ruined = ruined_at(whole)
-    view = whole if ruined is None else View(run, whole.thresholds, ruined)
-    if view.steps:
-        found += [finding for rule in RULES for finding in rule(view)]
-    elif ruined is None:
-        return found
+    # Optimizers that step at paces of their own are judged by their own steps; those that step together, together.
+    groups = data.history.together()
+    views = [View(data, lines, group, main=place == 0) for place, group in enumerate(groups)]
+    ends = [(view.times[at], place, at) for place, view in enumerate(views) if (at := ruined_at(view)) is not None]
+    if not ends:
+        found = [finding for view in views for finding in nonfinite(view)]
+    else:
+        moment, first, at = min(ends)
+        found, step = nonfinite(views[first]), views[first].steps[at]
+        views = [
+            View(data, lines, group, place == 0, *((step,) if place == first else (None, moment)))
+            for place, group in enumerate(groups)
+        ]
+    found += [finding for view in views if view.steps for rule in RULES for finding in rule(view)]
     return sorted(_causes(found), key=lambda finding: SEVERITIES.index(finding.severity))
 
 

@@ -88,7 +88,8 @@ class Feedback:
 
         def after_forward(module: nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, (tuple, list)) and output else output
-            if isinstance(first, Tensor) and first.requires_grad:
+            # A copy of the module has the hook, too.
+            if module is self._modules[name] and isinstance(first, Tensor) and first.requires_grad:
                 # A hook of the tensor, not of the module: what follows may work in place.
                 first.register_hook(keep)  # type: ignore[no-untyped-call]
 

@@ -6,6 +6,7 @@
     RUN/records.jsonl     layers' quantities and the user's scalars; see `layerpace.monitors.sinks.text`
     RUN/initial.pt        the initial weights of the rotation curves, where there are any
     RUN/DONE              there once the run is finished
+    RUN/.writer           whose it is while it is written; the system knows when its owner has gone
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from torch import Tensor
 from layerpace.checks import plain
 from layerpace.files import FileError, load_saved
 from layerpace.monitors.follower import DONE, KIND, RECORDS, RUN, VERSION, Follower, read_settings
+from layerpace.monitors.lock import Lock, hold
 from layerpace.monitors.run import LayerInfo, Run
 from layerpace.monitors.sinks.aside import aside
 from layerpace.monitors.sinks.jsonl import JSONL
@@ -55,6 +58,7 @@ class MonitorFolder:
 
     Raises:
         FileExistsError: there is a run in the folder, and ``resume`` is off; or ``path`` is a file.
+        BlockingIOError: another process writes to the folder.
         ValueError: the run in the folder is of another model, or ``max_records`` is out of range.
     """
 
@@ -74,16 +78,23 @@ class MonitorFolder:
         self._name, self._started = name or self.path.resolve().name, time.time()
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"{path} is a file, not a folder for a run")
-        found = _is_run(self.path)
-        if found:
-            if not resume:
-                raise FileExistsError(f"{path} has a run already: resume=True goes on with it, or give another folder")
-            self._compare()
+        if not resume and is_run(self.path):
+            raise FileExistsError(f"{path} has a run already: resume=True goes on with it, or give another folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        self.records = JSONL(self.path / RECORDS, max_records, resume)
-        if found and done:
-            (self.path / DONE).unlink(missing_ok=True)
-        self._write_settings()
+        self._lock: Lock | None = hold(self.path)
+        try:
+            found = is_run(self.path)
+            if found and not resume:  # another process was faster
+                raise FileExistsError(f"{path} has a run already: resume=True goes on with it, or give another folder")
+            if found:
+                self._compare()
+            self.records = JSONL(self.path / RECORDS, max_records, resume)
+            if found and done:
+                (self.path / DONE).unlink(missing_ok=True)
+            self._write_settings()
+        except BaseException:
+            self.let_go()
+            raise
 
     def _compare(self) -> None:
         """Go on only with a run of the same layers; keep its name and start."""
@@ -105,12 +116,16 @@ class MonitorFolder:
             "kind": KIND,
             "version": VERSION,
             "name": self._name,
-            "settings": _json_like(self._settings),
+            "settings": json_like(self._settings),
             "layers": [dataclasses.asdict(layer) for layer in self._layers],
             "started": self._started,
         }
         with aside(self.path / RUN) as file:
             file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """Keep other settings from the next `flush` on."""
+        self._settings, self._written = settings, []
 
     def flush(self) -> None:
         """Write what the records have gathered, and layers that have appeared."""
@@ -152,6 +167,24 @@ class MonitorFolder:
         self.records.close()
         if self._done:
             (self.path / DONE).touch()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let others write to the folder; nothing more is written by this."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_lock", None) is not None:
+            self.let_go()
+
+
+def beside(path: Path) -> Iterator[Path]:
+    """The folder, and others beside it for when it has a run already: first, first-2, first-3, ..."""
+    yield path
+    for number in count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def load(path: str | Path, max_records: int | None = 100_000) -> list[Run]:
@@ -213,7 +246,7 @@ def load_some(path: str | Path, max_records: int | None = None) -> tuple[list[Ru
 def find(path: str | Path, depth: int = DEPTH) -> list[Path]:
     """Folders of runs: ``path`` itself, else those beneath it down to ``depth`` levels, sorted by path."""
     root = Path(path)
-    if _is_run(root):
+    if is_run(root):
         return [root]
     if depth == 0 or not root.is_dir():
         return []
@@ -228,16 +261,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run."""
     records = path / RECORDS
     return (path / RUN).exists() or (records.exists() and records.stat().st_size > 0)
 
 
-def _json_like(value: Any) -> Any:
+def json_like(value: Any) -> Any:
+    """What JSON can hold; of anything else its repr."""
     if isinstance(value, Mapping):
-        return {str(key): _json_like(item) for key, item in value.items()}
+        return {str(key): json_like(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_like(item) for item in value]
+        return [json_like(item) for item in value]
     value = plain(value)
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer
 
 from layerpace.held import Held, held_of
@@ -24,7 +26,8 @@ from layerpace.wrappers import named_parameters
 class Layout:
     """Layers of a model and of the optimizers that train it.
 
-    Parameters that share their memory by being the same object are one layer, under their first name.
+    Parameters that share their memory by being the same object are one layer, under their first name. One that stands
+    where another has been is the same layer.
 
     Attributes:
         layers: those of the model in the order of ``named_parameters``, then those that only optimizers know.
@@ -35,8 +38,10 @@ class Layout:
         self.layers: list[LayerInfo] = []
         self._names: dict[Tensor, tuple[str, ...]] = {}
         self._parameter_names: dict[Tensor, str] = {}
+        self._places: dict[str, int] = {}  # of layers
         self._count = 0
         self._held: dict[Tensor, Held] = {}
+        self._lock = RLock()  # threads that read may find parameters that are new
         sharded: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
         for module in model.modules():
             if isinstance(module, sharded):
@@ -46,15 +51,45 @@ class Layout:
 
     def refresh(self) -> None:
         """Take in parameters that have been added, and which layers are trained by now."""
+        with self._lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
         cuts = self.cuts()
         self._held = {param: held for param, held in self._held.items() if param in cuts}
+        named = list(self._parameters())
+        there = {param for _, param in named}
+        for gone in [param for param in self._names if param not in there]:
+            del self._names[gone], self._parameter_names[gone]
         known = set(self._parameter_names.values())
-        for name, param in self._parameters():
+        lazy: dict[Tensor, str] = {}
+        for name, param in named:
+            if is_lazy(param):
+                if lazy.setdefault(param, name) == name:
+                    self._place(LayerInfo(name, (), trained=param in cuts and param.requires_grad))
             # FSDP2's whole parameters stand in the place of those that it shards, and no optimizer has them.
-            if param not in self._names and (param in cuts or name not in known):
+            elif param not in self._names and (param in cuts or name not in known):
                 self._add(name, param, cuts.get(param))
-        trained = {name: p in cuts and p.requires_grad for p, names in self._names.items() for name in names}
-        self.layers[:] = [replace(layer, trained=trained[layer.name]) for layer in self.layers]
+        waiting = set(lazy.values())
+        of_layer = {name: param for param, names in self._names.items() for name in names}
+        for place, layer in enumerate(self.layers):
+            if layer.name in waiting:
+                continue
+            owner = of_layer.get(layer.name)
+            if owner is None or owner not in cuts:
+                self.layers[place] = replace(layer, trained=False)
+            else:
+                excluded = cuts[owner].excluded
+                self.layers[place] = replace(layer, trained=owner.requires_grad, excluded=excluded)
+
+    def after_fork(self) -> None:
+        """In a child of fork, whose parent may have been in the middle of it."""
+        self._lock = RLock()
+
+    @property
+    def waits(self) -> bool:
+        """Whether some parameters have no weights yet: they are on "meta", or their shape is not known."""
+        return any(not has_weights(param) for _, param in self._parameters())
 
     def cuts(self) -> dict[Tensor, ParameterLayers]:
         """How each parameter of the optimizers is cut into layers."""
@@ -99,7 +134,16 @@ class Layout:
         names = [name] if sizes is None else [f"{name}[{k}]" for k in range(len(sizes))]
         shapes = [param.shape] if sizes is None else [(size, *param.shape[1:]) for size in sizes]
         self._names[param] = tuple(names)
-        self.layers += [LayerInfo(n, tuple(s), excluded) for n, s in zip(names, shapes, strict=True)]
+        for layer, shape in zip(names, shapes, strict=True):
+            self._place(LayerInfo(layer, tuple(shape), excluded))
+
+    def _place(self, layer: LayerInfo) -> None:
+        """Put a layer where the one of its name is, else after all others."""
+        if layer.name in self._places:
+            self.layers[self._places[layer.name]] = layer
+        else:
+            self._places[layer.name] = len(self.layers)
+            self.layers.append(layer)
 
     def names(self, param: Tensor) -> tuple[str, ...]:
         """The layers of a parameter."""
@@ -122,6 +166,22 @@ class Layout:
         if param not in self._parameter_names:
             self.refresh()
         return self._parameter_names[param]
+
+
+class Detached(Layout):
+    """Layers of a model that is not here: those of a monitor's copy."""
+
+    def __init__(self, layers: Sequence[LayerInfo]) -> None:
+        super().__init__(nn.Module(), ())
+        self.layers[:] = layers
+
+    def refresh(self) -> None:
+        """There is nothing to look at."""
+
+
+def has_weights(param: Tensor) -> bool:
+    """Whether a parameter has been given its weights."""
+    return not is_lazy(param) and param.device.type != "meta"
 
 
 def cuts_of(optimizer: Optimizer) -> dict[Tensor, ParameterLayers]:

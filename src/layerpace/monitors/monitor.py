@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
+import sys
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,11 +18,12 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from layerpace.checks import check_choice, check_whole
+from layerpace.monitors import lock
 from layerpace.monitors.arguments import number, rotation_spacing, unwrapped
 from layerpace.monitors.feedback import Feedback
 from layerpace.monitors.foreign import ForeignWatcher
 from layerpace.monitors.history import History
-from layerpace.monitors.layout import Layout
+from layerpace.monitors.layout import Detached, Layout
 from layerpace.monitors.moments import SecondMoments
 from layerpace.monitors.ours import OursWatcher
 from layerpace.monitors.output import Output
@@ -37,7 +41,9 @@ if TYPE_CHECKING:
 
 LATER = 1000  # from this step on the rotation curve is read less often
 NUMBERS = 1 << 25  # of a kind that are kept at most, about 4 bytes each in memory and 10 on disk
-FLUSH_SECONDS = 5.0  # records wait so long at most before they are written
+# Records are written as they come while that takes next to no time: FLUSH_FREE seconds in all, and then a share of
+# FLUSH_SHARE of the training. They wait for FLUSH_SECONDS at most.
+FLUSH_FREE, FLUSH_SHARE, FLUSH_SECONDS = 0.1, 0.005, 5.0
 
 
 # Monitors that nobody has closed: what they have recorded is written when they go, or the process ends.
@@ -45,9 +51,28 @@ _OPEN: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 
 @atexit.register
-def _flush_all() -> None:
+def _flush_all(*_: object) -> None:
     for monitor in list(_OPEN):
         monitor._flush_quietly()
+
+
+def _after_fork() -> None:
+    """A child of fork has a copy of every monitor; records and files are the parent's."""
+    lock.after_fork()
+    for monitor in list(_OPEN):
+        monitor._leave_to_parent()
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _flush_after_cells() -> None:
+    """In a notebook what a cell has recorded is written by its end, for whoever reads the folder next."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None and _flush_all not in shell.events.callbacks["post_run_cell"]:
+        shell.events.register("post_run_cell", _flush_all)
 
 
 class Monitor:
@@ -59,7 +84,12 @@ class Monitor:
     as the step, and one copy of the weights. Nothing waits for the device.
 
     Steps are calls of ``optimizer.step`` that return, 1, 2, ...; the first one is always recorded. Steps that
-    GradScaler skips, and accumulation, which makes none, leave no record.
+    GradScaler skips, and accumulation, which makes none, leave no record. What is read is what was recorded up to then,
+    from any thread.
+
+    A copy (``copy.deepcopy`` of a model that holds its monitor, pickle, a child of fork) is detached: it has the
+    records up to then, watches nothing, and writes nothing. While a monitor is open no other process writes to its
+    folder.
 
     Where parameters are sharded (FSDP2, tensor parallelism) the figures are those of whole layers, and rank 0 writes
     them. Every process must make the monitor then, and resume it or load its state: a record takes one all-reduce for
@@ -70,10 +100,11 @@ class Monitor:
         optimizer: a torch optimizer, or several of one model. Wrappers that hold one under ``.optimizer`` (accelerate,
             Lightning) are looked through.
         every: steps between records, >= 1.
-        out: the run's folder, for ``layerpace report`` and ``layerpace watch``; "auto": runs/DATE-TIME, made at the
-            first record; None: nothing is written. In a distributed run rank 0 writes.
-        sinks: further places for the figures: objects with ``log(values, step)``, or the names of those in
-            `layerpace.monitors.sinks`.
+        out: the run's folder, for ``layerpace report`` and ``layerpace watch``. One that has a run already is left as
+            it is, with a warning: runs/first-2 is made beside runs/first. "auto": runs/DATE-TIME, made at the first
+            record; None: nothing is written. In a distributed run rank 0 writes.
+        sinks: further places for the figures: objects with ``log(values, step)``, functions of the two, a
+            SummaryWriter, or the names of those in `layerpace.monitors.sinks`.
         rotation_every: steps between readings of the cosine distance, a multiple of ``every``; None: ``every``, or so
             many times it that there are at least 50 between, and 200 after step 1000. A reading takes a pass over the
             weights.
@@ -93,7 +124,8 @@ class Monitor:
     Raises:
         TypeError: not a module, not an optimizer, or ``sinks`` is no list.
         ValueError: a value out of range.
-        FileExistsError: ``out`` holds records, and ``resume`` is off.
+        FileExistsError: ``out`` is a file.
+        BlockingIOError: ``resume``, and another process writes to ``out``.
 
     Example:
         >>> import torch, layerpace as lp
@@ -107,6 +139,8 @@ class Monitor:
         >>> 0 < monitor.latest()["weight"]["relative_update_l1"] <= 0.01
         True
     """
+
+    _copied: list[int] | None = None  # step counts of a copy
 
     def __init__(
         self,
@@ -136,18 +170,28 @@ class Monitor:
         self._moments = SecondMoments(self._layout) if second_moment else None
         self._rotation = None if initial is None else Rotation(self._layout, initial)
         self.history = History([layer.name for layer in self._layout.layers], max_records)
-        described = settings_of(model, optimizers, every) | dict(settings or {})
-        self._output = Output(out, sinks, self._layout, described, max_records, resume)
-        self._recorder = Recorder(self._layout, self.history, self._output.write)
-        self._flushed = time.monotonic()
-        self._watchers = [self._watcher(optimizer) for optimizer in optimizers]
-        if resume:
-            self._resume()
+        self._waits, self._given = self._layout.waits, dict(settings or {})
+        described = settings_of(model, optimizers, every) | self._given
+        self._lock = RLock()  # held by whoever reads records or writes them
+        self._output = Output(out, sinks, self._layout, described, max_records, resume, self._lock)
+        self._recorder = Recorder(self._layout, self.history, self._output.write, self._lock)
+        self.history.follow(self._recorder.read)
+        self._due_at = time.monotonic()  # when records are written next
+        self._flushing: float | None = None  # seconds that it has taken, but for the first time
+        self._watchers: list[Watcher] = []
+        try:
+            self._watchers += [self._watcher(optimizer) for optimizer in optimizers]
+            if resume:
+                self._resume()
+        except BaseException:
+            self.abandon()
+            raise
         for other in list(_OPEN):
             if self.path is not None and other.path is not None and other.path.resolve() == self.path.resolve():
                 other.abandon()  # a folder has one writer: the last that was told to go on in it
         self._closed = False
         _OPEN.add(self)
+        _flush_after_cells()
 
     def _watcher(self, optimizer: Optimizer) -> Watcher:
         kind = OursWatcher if isinstance(optimizer, Layerwise) else ForeignWatcher
@@ -156,7 +200,15 @@ class Monitor:
     # A step
 
     def _due(self, step: int) -> bool:
-        if self._layout.grown() and self._rotation is not None:
+        grown = self._layout.grown()
+        if self._waits:
+            self._waits = self._layout.waits
+            if not self._waits:
+                grown = True
+                self._layout.refresh()
+                optimizers = [watcher.optimizer for watcher in self._watchers]
+                self._output.describe(settings_of(self._layout.model, optimizers, self.every) | self._given)
+        if grown and self._rotation is not None:
             self._rotation.add()  # before the first step of what was added
         return step == 1 or step % self.every == 0
 
@@ -172,7 +224,7 @@ class Monitor:
         if self._moments is not None:
             numbers += self._moments.read(watcher.optimizer, params)
         self._recorder.add(Pending(self._watchers.index(watcher), step, time.time(), numbers))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if time.monotonic() >= self._due_at:
             self._flush(wait=False)
 
     # What was recorded
@@ -180,7 +232,11 @@ class Monitor:
     @property
     def step(self) -> int:
         """Steps of the first optimizer that were seen."""
-        return self._watchers[0].count
+        return self._counts[0]
+
+    @property
+    def _counts(self) -> list[int]:
+        return [watcher.count for watcher in self._watchers] if self._copied is None else self._copied
 
     @property
     def path(self) -> Path | None:
@@ -199,13 +255,16 @@ class Monitor:
         What is not read in every record (the cosine distance, percentiles) has its last value. A quantity that is not
         defined is left out; one that is not finite is inf.
         """
-        return self._recorder.latest()
+        latest = self._recorder.latest()
+        self._flush_soon()
+        return latest
 
     @property
     def run(self) -> Run:
-        """All of it, for `layerpace.monitors.plots`, the report and ``diagnose``."""
-        self._recorder.read()
-        return self._output.run(self.history)
+        """All of it up to now, for `layerpace.monitors.plots`, the report and ``diagnose``."""
+        history = self.history.copy()
+        self._flush_soon()
+        return self._output.run(history)
 
     def diagnose(self) -> list[Finding]:
         """What seems wrong with the training, worst first; see `layerpace.monitors.diagnose`."""
@@ -240,15 +299,31 @@ class Monitor:
         """
         step = self.step if step is None else check_whole("step", step)
         self._output.log({name: number(value) for name, value in values.items()}, step)
+        self._flush_soon()
 
     def flush(self) -> None:
         """Write all records; waits for the device."""
         self._flush(wait=True)
 
     def _flush(self, wait: bool) -> None:
-        self._recorder.read(wait)
-        self._output.flush(None if self._rotation is None else self._rotation.state, wait)
-        self._flushed = time.monotonic()
+        if not self._lock.acquire(blocking=wait):
+            return  # another thread is at it
+        try:
+            begun = time.monotonic()
+            self._recorder.read(wait)
+            self._output.flush(None if self._rotation is None else self._rotation.state, wait)
+            ended = time.monotonic()
+            first = self._flushing is None  # which writes the initial weights
+            self._flushing = 0.0 if self._flushing is None else self._flushing + ended - begun
+            pause = 0.0 if first or self._flushing < FLUSH_FREE else (ended - begun) / FLUSH_SHARE
+            self._due_at = ended + min(pause, FLUSH_SECONDS)
+        finally:
+            self._lock.release()
+
+    def _flush_soon(self) -> None:
+        """Write what waits, unless that was done a moment ago: somebody looks at the run, and may at its folder."""
+        if not self._closed and time.monotonic() >= self._due_at:
+            self._flush(wait=False)
 
     def close(self) -> None:
         """Stop watching, write what there is, and mark the run as finished."""
@@ -263,6 +338,7 @@ class Monitor:
         """Stop watching, and write nothing more: the folder stays as it is, as after a kill."""
         for watcher in self._watchers:
             watcher.detach()
+        self._output.let_go()
         self._closed = True
         _OPEN.discard(self)
 
@@ -275,6 +351,48 @@ class Monitor:
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self._flush_quietly()
+
+    # Copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {"every": self.every, "rotation_every": self._rotation_every, "counts": self._counts}
+        return state | {"run": self.run, "skipped": self.skipped}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """A copy: all that was recorded, nothing that watches or writes."""
+        run: Run = state["run"]
+        self.every, self._rotation_every, self.history = state["every"], state["rotation_every"], run.history
+        self._layout, self._lock = Detached(run.layers), RLock()
+        limit = self.history.limit or 2
+        self._output = Output(None, (), self._layout, run.settings, limit, resume=False, lock=self._lock)
+        self._output.go_on(run.scalars)
+        self._recorder = Recorder(self._layout, self.history, self._output.write, self._lock)
+        self._recorder.skipped = state["skipped"]
+        self._recorder.restore()
+        self._watchers, self._copied, self._moments, self._rotation = [], list(state["counts"]), None, None
+        self._due_at, self._flushing, self._waits, self._given, self._closed = 0.0, None, False, {}, True
+
+    def _leave_to_parent(self) -> None:
+        """In a child of fork: let go of everything, and say so if the child trains with this after all."""
+        self._copied, self._closed, self._lock = self._counts, True, RLock()  # another thread may have held the old one
+        for watcher in self._watchers:
+            watcher.leave()
+        self.history.after_fork()
+        self._layout.after_fork()
+        self._recorder.after_fork(self._lock)
+        self._output.after_fork(self._lock)
+
+    def __repr__(self) -> str:
+        if self._copied is not None:
+            state = ", a copy: it watches nothing and writes nothing"
+        else:
+            state = ", closed" if self._closed else ""
+        where = "in memory" if self.path is None else repr(str(self.path))
+        records = len(self.history)
+        return (
+            f"<Monitor {where}, step {self.step}, {records} record{'s' * (records != 1)} of {len(self._layout.layers)} "
+            f"layers, every={self.every}{state}>"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -290,7 +408,7 @@ class Monitor:
         """What a checkpoint needs: step counts, and the initial weights."""
         self.flush()
         return {
-            "counts": [watcher.count for watcher in self._watchers],
+            "counts": self._counts,
             "initial": {} if self._rotation is None else self._rotation.state(),
         }
 
@@ -301,6 +419,10 @@ class Monitor:
             ValueError: of another number of optimizers, or of another model.
         """
         counts = list(state["counts"])
+        if self._copied is not None:
+            raise RuntimeError(
+                "this is a copy of a monitor, which watches no training: load the state into the original"
+            )
         if len(counts) != len(self._watchers):
             raise ValueError(f"the state is of {len(counts)} optimizers, the monitor has {len(self._watchers)}")
         if self._rotation is not None:
@@ -317,6 +439,7 @@ class Monitor:
 
         self.history.truncate(last)
         self._output.truncate(last)
+        self._recorder.restore()
 
     def _resume(self) -> None:
         """Go on with what the folder holds, which is taken to be the training up to now."""
@@ -325,6 +448,7 @@ class Monitor:
         if found is not None:
             self.history.take_over(found.history, self._layout.optimizer_of, self._output.paces())
             self._output.go_on(found.scalars)
+            self._recorder.restore()
         elif not sharded:
             return
         counts = [self._output.last_step(place) for place in range(len(self._watchers))]

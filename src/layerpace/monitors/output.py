@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from layerpace.monitors import sinks
-from layerpace.monitors.folder import MonitorFolder
+from layerpace.monitors.folder import MonitorFolder, beside, is_run, json_like
 from layerpace.monitors.history import History, Pace
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.processes import writes
@@ -25,15 +26,17 @@ from layerpace.printable import printable
 
 
 class Output:
-    """Takes batches of records, and scalars.
+    """Takes batches of records, and scalars; from any thread.
 
     Args:
-        out: the run's folder, "auto", or None.
+        out: the run's folder, "auto", or None. Unless this goes on with what it holds, a folder that has a run already
+            stays as it is, and one beside it is made.
         others: sinks, or their names; of rank 0 alone in a distributed run.
         layout: of the model.
         settings: that the folder keeps.
         max_records: of each kind, in the folder and of scalars in memory.
         resume: go on in a folder that holds records.
+        lock: held while something is taken or written.
     """
 
     def __init__(
@@ -44,40 +47,78 @@ class Output:
         settings: Mapping[str, Any],
         max_records: int,
         resume: bool,
+        lock: RLock,
     ) -> None:
         if isinstance(others, str) or not isinstance(others, Sequence):
             raise TypeError(f"sinks must be a list, such as ['tensorboard'], got {others!r}")
-        self._layout, self._settings, self._max_records = layout, settings, max_records
+        self._lock = lock
+        self._layout, self._settings, self._max_records = layout, json_like(settings), max_records
+        if out == "auto" and resume:
+            raise ValueError('resume=True goes on in a folder: name it with out=, which is "auto" now')
         self._sinks = [sinks.get(sink) for sink in others] if writes() else []
         self._scalars: dict[str, Series] = {}
         self._paces: dict[str, Pace] = {}
         self._keys: dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[list[str], Tensor]] = {}
         self._folder: MonitorFolder | None = None
-        self._closed = False
+        self._closed = self._left = False
         self._said: set[str] = set()
-        if out == "auto" and resume:
-            raise ValueError('resume=True goes on in a folder: name it with out=, which is "auto" now')
         self._auto = out == "auto" and writes()
         self._kept_initial = 0  # tensors
         if out is not None and not self._auto and writes():
             self._folder = self._open(Path(out), resume)
+            if self._folder.path != Path(out):
+                warnings.warn(
+                    f"layerpace.Monitor: {out} has a run already, so this one goes to {self._folder.path}; resume=True "
+                    "would go on with the old one",
+                    stacklevel=3,
+                )
 
     @property
     def path(self) -> Path | None:
         return None if self._folder is None else self._folder.path
 
     def _open(self, path: Path, resume: bool) -> MonitorFolder:
-        return MonitorFolder(path, self._settings, self._layout.layers, self._max_records, resume)
+        """The folder; where it has a run and this is another one, the next beside it that has none."""
+
+        def made(place: Path) -> MonitorFolder:
+            return MonitorFolder(place, self._settings, self._layout.layers, self._max_records, resume)
+
+        folder = made(path) if resume else None
+        places = beside(path)
+        while folder is None:
+            place = next(places)
+            if is_run(place):
+                continue
+            try:
+                folder = made(place)
+            except (FileExistsError, BlockingIOError):  # another process has just made a run there
+                if not place.is_dir():
+                    raise
+        for sink in self._sinks:
+            sinks.settle(sink, folder.path)
+        return folder
 
     def _ready(self) -> MonitorFolder | None:
         """The folder; one of the name "auto" is made when it is first needed."""
         if self._auto:
             self._auto = False
-            self._folder = self._open(_new_folder(), resume=False)
-        return self._folder
+            with self._training_goes_on("no folder can be made for the run"):
+                self._folder = self._open(Path("runs") / time.strftime("%Y-%m-%d-%H%M%S"), resume=False)
+        return None if self._left else self._folder
+
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """Take other settings in the place of those known so far."""
+        with self._lock:
+            self._settings = {**self._settings, **json_like(settings)}
+            if self._folder is not None:
+                self._folder.describe(self._settings)
 
     def write(self, batch: Batch) -> None:
         """Take records."""
+        with self._lock:
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
         keys, places = self._keys_of(batch.source, batch.names)
         all_of_them = len(places) == batch.values.shape[2]
         values = (batch.values if all_of_them else batch.values.index_select(2, places)).flatten(1)
@@ -105,7 +146,7 @@ class Output:
     def _send(self, values: Mapping[str, float], step: int, moment: float) -> None:
         for sink in list(self._sinks):
             failed = True
-            with self._training_goes_on(f"the sink {type(sink).__name__} is left out from now on"):
+            with self._training_goes_on(f"the sink {sinks.name_of(sink)} is left out from now on"):
                 sinks.log(sink, values, step, moment)
                 failed = False
             if failed:
@@ -123,21 +164,27 @@ class Output:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Take the user's scalars."""
-        for name, value in values.items():
+        for name in values:
             if name.split("/")[0] in QUANTITIES:
                 raise ValueError(f"{name!r} is the name of a quantity of layers: call the scalar otherwise")
-            pace = self._paces.setdefault(name, Pace())
-            if pace.keeps():
-                series = self._scalars.setdefault(name, Series([], []))
-                series.steps.append(step)
-                series.values.append(value)
-                if len(series.steps) > self._max_records:
-                    pace.slow_down()
-                    del series.steps[1::2], series.values[1::2]
-        made = self._ready()
-        if made is not None:
-            made.records.log(values, step)
-        self._send(values, step, time.time())
+        with self._lock:
+            for name, value in values.items():
+                self._keep(name, value, step)
+            made = self._ready()
+            if made is not None:
+                with self._training_goes_on(f"{made.path} cannot be written now"):
+                    made.records.log(values, step)
+            self._send(values, step, time.time())
+
+    def _keep(self, name: str, value: float, step: int) -> None:
+        pace = self._paces.setdefault(name, Pace())
+        if pace.keeps():
+            series = self._scalars.setdefault(name, Series([], []))
+            series.steps.append(step)
+            series.values.append(value)
+            if len(series.steps) > self._max_records:
+                pace.slow_down()
+                del series.steps[1::2], series.values[1::2]
 
     def flush(self, initial: Callable[[], Mapping[str, Tensor]] | None, raises: bool = True) -> None:
         """Write what there is; the initial weights when there are more of them.
@@ -150,26 +197,40 @@ class Output:
                 self.flush(initial)
             return
         self._layout.refresh()
-        if self._folder is not None:
-            weights = {} if initial is None else initial()
-            if len(weights) > self._kept_initial:
-                self._folder.save_initial(weights)
-                self._kept_initial = len(weights)
-            self._folder.flush()
-        for sink in self._sinks:
-            sinks.flush(sink)
+        with self._lock:
+            if self._folder is not None and not self._left:
+                weights = {} if initial is None else initial()
+                if len(weights) > self._kept_initial:
+                    self._folder.save_initial(weights)
+                    self._kept_initial = len(weights)
+                self._folder.flush()
+            for sink in self._sinks:
+                sinks.flush(sink)
 
     def close(self) -> None:
         """Close sinks, and mark the folder as finished."""
-        if self._folder is not None and not self._closed:
-            self._folder.finish()
-        for sink in self._sinks:
-            sinks.close(sink)
-        self._closed = True
+        with self._lock:
+            if self._folder is not None and not self._closed and not self._left:
+                self._folder.finish()
+            for sink in self._sinks:
+                sinks.close(sink)
+            self._closed = True
+
+    def let_go(self) -> None:
+        """Write nothing more: the folder is somebody else's."""
+        with self._lock:
+            self._left = True
+            if self._folder is not None:
+                self._folder.let_go()
+
+    def after_fork(self, lock: RLock) -> None:
+        """In a child of fork: folder and sinks are the parent's."""
+        self._lock = lock
+        self._auto, self._folder, self._sinks = False, None, []
 
     def truncate(self, last: Callable[[Iterable[str]], int]) -> None:
         """Drop what is too late; see `History.truncate`. Scalars have no layers."""
-        for name, series in self._scalars.items():
+        for name, series in list(self._scalars.items()):
             kept = [place for place, at in enumerate(series.steps) if at <= last(())]
             self._scalars[name] = Series([series.steps[i] for i in kept], [series.values[i] for i in kept])
         if self._folder is not None:
@@ -208,15 +269,6 @@ class Output:
         """The run as it stands, in memory."""
         self._layout.refresh()
         name = "run" if self.path is None else self.path.name
-        layers = list(self._layout.layers)
-        return Run(name, self._settings, layers, history, dict(self._scalars), self.path, self._closed)
-
-
-def _new_folder() -> Path:
-    """runs/DATE-TIME, with a number if there is one already."""
-    name = time.strftime("%Y-%m-%d-%H%M%S")
-    path, number = Path("runs") / name, 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
+        with self._lock:
+            scalars = {key: Series(list(x.steps), list(x.values)) for key, x in self._scalars.items()}
+            return Run(name, self._settings, list(self._layout.layers), history, scalars, self.path, self._closed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
@@ -43,15 +45,20 @@ class Batch:
 class Recorder:
     """Reads records, in the order in which they were made.
 
+    The training adds them, any thread may read them. The training never waits for another thread that reads, unless a
+    device is far behind.
+
     Args:
         layout: of the model.
         history: where they go.
         write: takes each batch to the sinks.
+        lock: held while records are read.
     """
 
-    def __init__(self, layout: Layout, history: History, write: Callable[[Batch], None]) -> None:
+    def __init__(self, layout: Layout, history: History, write: Callable[[Batch], None], lock: RLock) -> None:
         self._layout, self._history, self._write = layout, history, write
-        self._pending: list[Pending] = []
+        self._reading = lock
+        self._pending: deque[Pending] = deque()
         self._places: dict[tuple[str, ...], Tensor] = {}
         self._latest: dict[int, dict[str, Tensor]] = {}
         self.skipped = 0
@@ -66,27 +73,42 @@ class Recorder:
 
     def read(self, wait: bool = True) -> None:
         """Read all records, or those whose numbers have arrived from their device."""
-        ready = len(self._pending)
-        if not wait:
-            late = (place for place, record in enumerate(self._pending) if not _arrived(record))
-            ready = next(late, ready)
-        waiting, self._pending = self._pending[:ready], self._pending[ready:]
-        sources = dict.fromkeys(record.source for record in waiting)
-        for source in sources:
-            own = [record for record in waiting if record.source == source]
-            start = 0
-            while start < len(own):
-                end = start + 1
-                while end < len(own) and _alike(own[start], own[end]):
-                    end += 1
-                self._read(own[start:end])
-                start = end
-        if len(sources) > 1:
-            self._history.sort()
+        if not self._reading.acquire(blocking=wait):
+            return  # somebody else reads them
+        try:
+            ready = len(self._pending)
+            if not wait:
+                # By place: the training may add to them meanwhile.
+                ready = next((place for place in range(ready) if not _arrived(self._pending[place])), ready)
+            waiting = [self._pending.popleft() for _ in range(ready)]
+            for source in dict.fromkeys(record.source for record in waiting):
+                own = [record for record in waiting if record.source == source]
+                start = 0
+                while start < len(own):
+                    end = start + 1
+                    while end < len(own) and _alike(own[start], own[end]):
+                        end += 1
+                    self._read(own[start:end])
+                    start = end
+        finally:
+            self._reading.release()
 
     def drop(self) -> None:
-        """Forget what waits, and the latest values."""
-        self._pending, self._latest = [], {}
+        """Forget what waits; the latest values are those of the history then."""
+        with self._reading:
+            self._pending.clear()
+
+    def restore(self) -> None:
+        """Take the latest values from the history."""
+        with self._reading:
+            self._latest = {}
+            for row in self._history.rows():
+                self._note_latest(row.source, row.names, row.values.double())
+
+    def after_fork(self, lock: RLock) -> None:
+        """Forget what waits, in a child of fork, which may have no use of its device; the parent reads it."""
+        self._reading = lock
+        self._pending = deque()
 
     def _read(self, records: Sequence[Pending]) -> None:
         """Read records that have the same kinds of numbers."""
@@ -113,11 +135,15 @@ class Recorder:
             return
         if len(kept) < len(records):
             values = values[kept]
+        empty = [place for place, layer in enumerate(self._layout.layers) if not layer.entries]
+        if empty:  # nothing can be said of them
+            values[:, :, empty] = math.nan
         batch = Batch(
             records[0].source, [records[i].step for i in kept], [records[i].time for i in kept], names, values
         )
-        self._note_latest(batch)
-        self._history.extend(batch.steps, batch.times, names, values, batch.source)
+        self._note_latest(batch.source, names, batch.values[-1].clone())
+        trained = self._layout.of_optimizer(batch.source)
+        self._history.extend(batch.steps, batch.times, names, values, batch.source, trained)
         self._write(batch)
 
     def _place(self, layers: tuple[str, ...]) -> Tensor:
@@ -125,12 +151,13 @@ class Recorder:
             self._places[layers] = torch.tensor([self._history.place(name) for name in layers], device="cpu")
         return self._places[layers]
 
-    def _note_latest(self, batch: Batch) -> None:
-        latest = self._latest.setdefault(batch.source, {})
-        if not set(OCCASIONAL).issuperset(batch.names):
+    def _note_latest(self, source: int, names: Sequence[str], values: Tensor) -> None:
+        """Take the values of an optimizer's last record, [quantities, layers]."""
+        latest = self._latest.setdefault(source, {})
+        if not set(OCCASIONAL).issuperset(names):
             for name in [name for name in latest if name not in OCCASIONAL]:
                 del latest[name]
-        for name, value in zip(batch.names, batch.values[-1].clone(), strict=True):
+        for name, value in zip(names, values, strict=True):
             before = latest.get(name)
             if name in OCCASIONAL and before is not None and len(before) == len(value):
                 value = torch.where(value.isnan(), before, value)
@@ -138,14 +165,15 @@ class Recorder:
 
     def latest(self) -> dict[str, dict[str, float]]:
         """{layer: {quantity: value}} of the last record of each optimizer; what was not measured is left out."""
-        self.read()
-        found: dict[str, dict[str, float]] = {}
-        for values in self._latest.values():
-            for name, value in values.items():
-                for layer, number in zip(self._history.layers, value.tolist(), strict=False):
-                    if not math.isnan(number):
-                        found.setdefault(layer, {})[name] = number
-        return {layer: found[layer] for layer in self._history.layers if layer in found}
+        with self._reading:
+            self.read()
+            found: dict[str, dict[str, float]] = {}
+            for values in self._latest.values():
+                for name, value in values.items():
+                    for layer, number in zip(self._history.layers, value.tolist(), strict=False):
+                        if not math.isnan(number):
+                            found.setdefault(layer, {})[name] = number
+            return {layer: found[layer] for layer in self._history.layers if layer in found}
 
 
 def _arrived(record: Pending) -> bool:

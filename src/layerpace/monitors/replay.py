@@ -37,6 +37,7 @@ class _Columns:
     places: Tensor  # [P], of its layer
     scalars: list[tuple[int, str]]
     number: int  # of the set
+    layers: tuple[str, ...]
     pace: Pace = field(default_factory=Pace)
 
 
@@ -170,7 +171,8 @@ class Replay:
             torch.tensor(index, device="cpu") for index in zip(*((c, order[q], p) for c, q, p in found), strict=True)
         ]
         columns, orders, places = indices or [torch.zeros(0, dtype=torch.long, device="cpu")] * 3
-        return _Columns(keys, quantities, columns, orders, places, scalars, number)
+        layers = tuple(dict.fromkeys(self.layers[place].name for *_, place in found))
+        return _Columns(keys, quantities, columns, orders, places, scalars, number, layers)
 
     def add_layers(self, layers: Sequence[LayerInfo]) -> None:
         """Go on with more layers: those that are there, and new ones after them."""
@@ -203,7 +205,7 @@ class Replay:
             block = torch.full((len(records), len(columns.quantities), len(self.layers)), torch.nan, device="cpu")
             block[:, columns.orders, columns.places] = values[:, columns.columns].float()
             times = [record.time for record in records]
-            self.history.extend(steps, times, tuple(columns.quantities), block, columns.number)
+            self.history.extend(steps, times, tuple(columns.quantities), block, columns.number, columns.layers)
 
     def _thin(self, columns: _Columns) -> None:
         """Every second record of a set goes."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from layerpace.columns import MEASURED
-from layerpace.monitors.layout import Layout, by_device
+from layerpace.monitors.layout import Layout, by_device, has_weights
 from layerpace.monitors.measure import moves
 from layerpace.monitors.processes import from_writer, gather, spread_out, writes
 from layerpace.monitors.quantities import cosine_distance
@@ -41,14 +41,19 @@ class Rotation:
         self.add()
 
     def add(self) -> None:
-        """Copy the weights of parameters that have none yet; every process must call it where they are sharded."""
+        """Copy the weights of parameters that have none yet; every process must call it where they are sharded.
+
+        What has no weights (it is on "meta") waits.
+        """
         for param in self._layout.cuts():
-            self._add(param)
+            if has_weights(param):
+                self._add(param)
 
     def _add(self, param: Tensor) -> Tensor:
         name = self._layout.parameter_name(param)
-        if name not in self._initial:
-            self._initial[name] = self._copy(real(local(param)))
+        here = real(local(param))
+        if name not in self._initial or self._initial[name].shape != here.shape:  # another stands in its place
+            self._initial[name] = self._copy(here)
             if is_distributed(param):
                 whole = gather(param)
                 if writes():

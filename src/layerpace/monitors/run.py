@@ -48,7 +48,7 @@ class Series:
     values: list[float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One training.
 
@@ -71,3 +71,17 @@ class Run:
     path: Path | None = None
     finished: bool = False
     notes: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        steps = self.history.steps
+        records = f"{len(steps)} record{'s' * (len(steps) != 1)} of {len(self.layers)} layers"
+        said = [records + (f", steps {steps[0]} to {steps[-1]}" if steps else "")]
+        said += [f"scalars {', '.join(map(repr, self.scalars))}"] if self.scalars else []
+        said += [] if self.path is None else [f"in {str(self.path)!r}"]
+        return f"<Run {self.name!r}: {', '.join(said)}{', finished' if self.finished else ''}>"
+
+
+def run_of(data: Any) -> Any:
+    """The run of a monitor; anything else as it is."""
+    run = None if isinstance(data, (Run, History)) else getattr(data, "run", None)
+    return run if isinstance(run, Run) else data

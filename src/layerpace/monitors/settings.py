@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer
 
 from layerpace.checks import plain
@@ -22,7 +23,7 @@ def settings_of(model: nn.Module, optimizers: Sequence[Optimizer], every: int) -
     devices = sorted({str(param.device) for param in params})
     return {
         "model": type(model).__name__,
-        "parameters": sum(param.numel() for param in params),
+        "parameters": sum(param.numel() for param in params if not is_lazy(param)),
         "dtype": ", ".join(sorted({str(param.dtype).removeprefix("torch.") for param in params})),
         "device": ", ".join(devices),
         "optimizers": [_optimizer(optimizer) for optimizer in optimizers],
@@ -40,7 +41,8 @@ def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
         if hasattr(optimizer, part):
             out[part] = _named(getattr(optimizer, part))
     if isinstance(optimizer, (Layerwise, Wrapped)):
-        out["low_precision"] = optimizer._settings.low_precision
+        own = optimizer._settings
+        out |= {"low_precision": own.low_precision, "nonfinite": own.nonfinite, "max_grad_norm": own.max_grad_norm}
     out["groups"] = [
         {key: _plain(value) for key, value in group.items() if key not in ("params", "param_names")}
         | {"tensors": len(group["params"])}

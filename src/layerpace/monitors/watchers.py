@@ -6,6 +6,7 @@ are read later, those of many steps at once.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -70,6 +71,20 @@ class Watcher(ABC):
         for handle in self._handles:
             handle.remove()
         self._stop()
+
+    def leave(self) -> None:
+        """Watch no longer, in a child of fork, and warn if the optimizer steps there."""
+        self.detach()
+
+        def warn(*_: Any) -> None:
+            handle.remove()
+            warnings.warn(
+                "layerpace.Monitor: this process is a child of the one that has the monitor, and records nothing: make "
+                "a monitor of its own here",
+                stacklevel=3,
+            )
+
+        handle = self.optimizer.register_step_pre_hook(warn)
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stop()  # the step before may have raised

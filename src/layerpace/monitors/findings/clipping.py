@@ -18,7 +18,7 @@ def clipping(view: View) -> list[Finding]:
     layers = (known.sum(0) >= t.min_records) & view.enough
     if not bool(layers.any()):
         return []
-    if _of_larc(view):  # min(ratio/lr, 1): in other units than the ratio before it
+    if view.uses.larc:  # min(ratio/lr, 1): in other units than the ratio before it
         binds = known & (clipped >= 1 - t.clip_differs)
     else:
         binds = known & ((clipped - free).abs() > t.clip_differs * clipped.abs())
@@ -70,8 +70,3 @@ def clipping(view: View) -> list[Finding]:
             "they get nearer to it.",
         )
     ]
-
-
-def _of_larc(view: View) -> bool:
-    rules = [str(settings.get("rule")) for settings in view.run.settings.get("optimizers", ()) if settings]
-    return any("LARC" in rule for rule in rules)

@@ -40,8 +40,10 @@ def depth(view: View) -> list[Finding]:
             "initial "
             "scale that keeps the gradient's size (Glorot, He); "
             + (
-                "a layer-wise rule evens out the speeds meanwhile."
+                f"{'the' if bool(view.ruled.any()) else 'a'} layer-wise rule evens out the speeds meanwhile."
                 if vanishes
+                else "the clip of the gradients limits the step meanwhile."
+                if view.uses.clips
                 else "clip gradients (max_grad_norm) meanwhile."
             ),
         )

@@ -14,7 +14,8 @@ def no_gradient(view: View, free: Tensor) -> list[Finding]:
     records, least = len(view.steps), view.thresholds.min_records
     if records < least:
         return []
-    trained = torch.tensor([layer.trained for layer in view.layers], dtype=torch.bool, device="cpu") & free
+    trained = torch.tensor([layer.trained for layer in view.layers], dtype=torch.bool, device="cpu")
+    trained &= free & view.judged
     counts = view.measured.sum(0)
     absent = trained & (_chances(view) >= least) & (counts == 0)
     left = trained & (counts >= 1) & _left(view)

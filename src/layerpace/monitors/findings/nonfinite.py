@@ -44,7 +44,7 @@ def nonfinite(view: View) -> list[Finding]:
 
 
 def ruined_at(view: View) -> int | None:
-    """The step of the first record from which the training did not recover: weights that are not finite, or gradients
+    """The place of the first record from which the training did not recover: weights that are not finite, or gradients
     up to the end; None: there is none."""
     last = torch.stack([torch.isinf(view[name]) for name in ("weight_norm", "update_norm")]).any(0).any(1)
     gradients = torch.isinf(view["grad_norm"]).any(1)
@@ -54,7 +54,7 @@ def ruined_at(view: View) -> int | None:
         last = last.clone()
         last[tail] = True
     found = last.nonzero()
-    return view.steps[int(found[0])] if len(found) else None
+    return int(found[0]) if len(found) else None
 
 
 def _origin(view: View, here: dict[str, Tensor], measured: Tensor) -> str:
@@ -83,9 +83,10 @@ def _origin(view: View, here: dict[str, Tensor], measured: Tensor) -> str:
 def _suggestion(view: View, first: int) -> str:
     gap = first and view.steps[first] - view.steps[first - 1] > 1
     where = "record every step (every=1) around there to see the first layer; " if gap else ""
+    skip = "" if view.uses.skips else 'nonfinite="skip" leaves such steps out, and '
     return (
-        f"{where}look for log or division by zero and for overflow in half precision there, lower the learning rate or "
-        'warm it up; nonfinite="skip" leaves such steps out, and torch.autograd.detect_anomaly names the operation.'
+        f"{where}look for log or division by zero and for overflow in half precision there, {view.uses.slower}; "
+        f"{skip}torch.autograd.detect_anomaly names the operation."
     )
 
 

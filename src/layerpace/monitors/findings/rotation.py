@@ -49,7 +49,13 @@ def rotation(view: View) -> list[Finding]:
             evidence=f"{len(names)} of {known} matrices; their rotation rate over the last quarter is "
             f"{figure(float(median(slowed[flags], 0)))} of the fastest quarter before",
             suggestion="a rule of thumb (layer-rotation paper, sections 4.2 and 5): a higher learning rate, held for "
-            "longer, weight decay with SGD, or Layca, which sets the rotation rate itself.",
+            "longer"
+            + (
+                "."
+                if "Rotation" in view.uses.rules
+                else (", " if view.uses.decays else ", weight decay with SGD, ")
+                + "or Layca, which sets the rotation rate itself."
+            ),
         )
     ]
 

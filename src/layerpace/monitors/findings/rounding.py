@@ -10,9 +10,9 @@ from layerpace.monitors.findings.view import MATRIX, View, median, pick
 
 def rounding(view: View) -> list[Finding]:
     """Half-precision weights without a master copy, whose updates lie below what they resolve."""
-    dtype = getattr(torch, str(view.run.settings.get("dtype")), None)
-    if dtype not in (torch.bfloat16, torch.float16) or _has_master(view):
+    if not view.uses.half or view.uses.master:
         return []
+    dtype: torch.dtype = getattr(torch, view.uses.dtype)
     unit = torch.finfo(dtype).eps / 2
     updates = view.settled(view.finite("relative_update_l2"))
     flags = view.enough & view.of_kind(MATRIX) & (updates < unit)
@@ -35,9 +35,3 @@ def rounding(view: View) -> list[Finding]:
             "or round stochastically.",
         )
     ]
-
-
-def _has_master(view: View) -> bool:
-    """Optimizers of layerpace, which have a rule, keep one unless told otherwise."""
-    optimizers = view.run.settings.get("optimizers", ())
-    return any(one.get("rule") is not None and one.get("low_precision", "master") == "master" for one in optimizers)

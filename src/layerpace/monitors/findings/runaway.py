@@ -48,8 +48,10 @@ def growing(view: View) -> list[Finding]:
             f"{' and keeps doubling' if bool((flags & exponential).any()) else ''}.",
             evidence=f"`{worst}`: norm {figure(pick([worst], view.initial, view)[0])} at first, "
             f"{figure(pick([worst], last, view)[0])} at the end",
-            suggestion="lower the learning rate or warm it up, clip gradients, add weight decay; a normalisation after "
-            "the layer makes its norm harmless, but slows its rotation.",
+            suggestion=view.uses.slower
+            + ("" if view.uses.clips else ", clip gradients")
+            + ("" if view.uses.decays else ", add weight decay")
+            + "; a normalisation after the layer makes its norm harmless, but slows its rotation.",
         )
     ]
 
@@ -133,8 +135,12 @@ def too_fast(view: View, told: set[str]) -> list[Finding]:
             "every step, which forgets what was learned before.",
             evidence=f"relative update {figure(highest)} in the second half of the records; median of the matrices "
             f"{figure(float(median(size[judged], 0)))}",
-            suggestion="lower its learning rate, or use a rule that ties updates to weights (LARS, LAMB, "
-            "PercentDelta).",
+            suggestion="lower its learning rate"
+            + (
+                "."
+                if bool(view.ruled[fast].any())
+                else ", or use a rule that ties updates to weights (LARS, LAMB, PercentDelta)."
+            ),
         )
     ]
 
@@ -164,7 +170,7 @@ def replaced(view: View, told: set[str]) -> list[Finding]:
             f"{verb(names, 'its', 'their')} own size: what the initial weights were made for is lost.",
             evidence=f"relative update up to {figure(float(updates[jumps].max()))}, first above {t.jump:g} at step "
             f"{steps[0]}, in {len(rows)} of {len(view.steps)} records",
-            suggestion="lower the learning rate, or warm it up.",
+            suggestion=f"{view.uses.slower}.",
         )
     ]
 
@@ -200,7 +206,7 @@ def diverging(view: View) -> list[Finding]:
                     message=f"The training diverges: `{name}` is {times(math.log10(last / first))} what it was at the "
                     "start.",
                     evidence=f"`{name}` {figure(first)} at the start, lowest {figure(min(finite))}, now {figure(last)}",
-                    suggestion="lower the learning rate or warm it up, and clip gradients.",
+                    suggestion=view.uses.slower + ("." if view.uses.clips else ", and clip gradients."),
                 )
             )
     return found

@@ -8,6 +8,7 @@ from torch import Tensor
 from layerpace.monitors.findings.finding import Finding, Severity, figure, named, subject, times, verb
 from layerpace.monitors.findings.view import BIAS, MATRIX, SCALE, View, gain, median, pick, spread
 
+RULES = "a layer-wise rule (LARS, LAMB, PercentDelta, Layca)"
 WORDS = {MATRIX: "matrices", SCALE: "norm scales", BIAS: "biases"}
 
 
@@ -96,11 +97,20 @@ def _apart(view: View, kind: str, flags: Tensor, distance: Tensor, steady: Tenso
                 "the "
                 f"{WORDS[kind]} {figure(float(median(updates[flags], 0)))}; {abs(worst):.1f} in log10, usual distance "
                 f"{usual:.2f}",
-                suggestion="layers do best at one speed (layer-rotation paper, section 4.2): check its initial scale, "
-                "set its lr_multiplier or its group's lr, or use a layer-wise rule (LARS, LAMB, PercentDelta, Layca).",
+                suggestion=f"layers do best at one speed (layer-rotation paper, section 4.2): {_evened(view, chosen)}.",
             )
         )
     return found
+
+
+def _evened(view: View, layers: Tensor) -> str:
+    """How layers get the speed of the others, but for what is in use already."""
+    own = "set its lr_multiplier or its group's lr"
+    if not bool(view.ruled.any()):
+        return f"check its initial scale, {own}, or use {RULES}"
+    if bool(view.ruled[layers].any()):
+        return f"check its initial scale, or {own}"
+    return f"the layer-wise rule leaves it out (exclude), so that its own learning rate counts: {own}"
 
 
 def _two_groups(view: View, kind: str, flags: Tensor, logs: Tensor) -> list[Finding]:
@@ -135,9 +145,8 @@ def _two_groups(view: View, kind: str, flags: Tensor, logs: Tensor) -> list[Find
             evidence=f"relative updates a step {figure(10 ** float(values[0]))} to "
             f"{figure(10 ** float(values[place]))}, "
             f"and {figure(10 ** float(values[place + 1]))} to {figure(10 ** float(values[-1]))}",
-            suggestion="if this is not meant, give the param groups learning rates that are closer, or use a "
-            "layer-wise "
-            "rule (LARS, LAMB, PercentDelta, Layca).",
+            suggestion="if this is not meant, give the param groups learning rates that are closer"
+            + ("." if bool(view.ruled.any()) else f", or use {RULES}."),
         )
     ]
 

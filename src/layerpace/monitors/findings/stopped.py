@@ -24,8 +24,9 @@ def stopped(view: View) -> list[Finding]:
 def untrained(view: View) -> list[Finding]:
     """Layers that no optimizer has or that require no gradient."""
     idle = torch.tensor([not layer.trained for layer in view.layers], dtype=torch.bool, device="cpu")
+    idle &= torch.tensor([layer.entries > 0 for layer in view.layers], dtype=torch.bool, device="cpu")
     names = view.names(idle)
-    if not names or not bool((~idle).any()):
+    if not view.main or not names or not bool((~idle).any()):
         return []
     # Who freezes layers on purpose takes those near the input, or most of them.
     first_trained = int((~idle).nonzero()[0])
@@ -73,6 +74,9 @@ def _still(view: View, names: tuple[str, ...], steps: tuple[int, int], zero_rate
         if zero_rate
         else f"{verb(names, 'its update is', 'their updates are')} lost on the way to the weights"
     )
+    how = "keep master weights in float32, or raise the learning rate"
+    if view.uses.master or not view.uses.half:
+        how = "raise the learning rate"
     return Finding(
         kind="zero_rate" if zero_rate else "no_update",
         severity="warning" if zero_rate or set(names) & matrices else "note",
@@ -85,8 +89,7 @@ def _still(view: View, names: tuple[str, ...], steps: tuple[int, int], zero_rate
         suggestion="give the param group a learning rate above 0."
         if zero_rate
         else "a bias before a normalisation has no influence: bias=False saves it. Otherwise the update is far below "
-        "the "
-        "weights' precision (keep master weights in float32, or raise the learning rate), or a mask or clip undoes it.",
+        f"the weights' precision ({how}), or a mask or clip undoes it.",
     )
 
 

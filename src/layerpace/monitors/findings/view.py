@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layerpace.monitors.findings.thresholds import Thresholds
+from layerpace.monitors.findings.uses import Uses
 from layerpace.monitors.quantities import RATE, UPDATES
 from layerpace.monitors.run import LayerInfo, Run
 
@@ -17,7 +18,14 @@ NORMS = ("weight_norm", "grad_norm", "update_norm")
 
 
 class View:
-    """Records of a run up to some step.
+    """Records of a run: of optimizers that step together, up to some moment.
+
+    Args:
+        run: the run; its layers without entries have no records here, as nothing can be said of them.
+        thresholds: where the rules draw their lines.
+        group: (optimizers, the layers that they train), of `History.together`; None: all.
+        main: whether this view is the one that speaks of the training as a whole.
+        before, before_time: a step and a time, seconds since the epoch, that the records are before.
 
     Attributes:
         run: the run.
@@ -27,41 +35,50 @@ class View:
         kinds: of each layer: "matrix", "scale" (a vector that starts near 1) or "bias" (any other vector).
         measured: bool [records, layers].
         initial: norm of the first weights that were measured, float64 [layers].
+        judged: bool [layers]; the others are in another view.
+        ruled: bool [layers]: a layer-wise rule sets their speed.
+        uses: what the training uses already.
     """
 
-    def __init__(self, run: Run, thresholds: Thresholds, until: int | None = None) -> None:
-        self.run, self.thresholds = run, thresholds
+    def __init__(
+        self,
+        run: Run,
+        thresholds: Thresholds,
+        group: tuple[set[int], set[str]] | None = None,
+        main: bool = True,
+        before: int | None = None,
+        before_time: float = math.inf,
+    ) -> None:
+        self.run, self.thresholds, self.main = run, thresholds, main
         history = run.history
+        if group is not None:
+            history = history.of(group[0], before, before_time)
         known = {layer.name: layer for layer in run.layers}
         self.layers: list[LayerInfo] = [known.get(name, LayerInfo(name, ())) for name in history.layers]
-        steps = history.steps  # made anew each time it is asked for
-        places = [place for place, step in enumerate(steps) if until is None or step < until]
-        self.steps = list(dict.fromkeys(steps[place] for place in places))
+        self.steps, self.times = history.steps, history.times
         self._blank = torch.full((len(self.steps), len(self.layers)), torch.nan, dtype=torch.float64, device="cpu")
-        self._values = {name: self._merged(history[name].double(), places) for name in history.quantities}
+        empty = torch.tensor([layer.entries == 0 for layer in self.layers], dtype=torch.bool, device="cpu")
+        self.judged = ~empty
+        if group is not None:
+            own = [layer.name in group[1] for layer in self.layers]
+            self.judged &= torch.tensor(own, dtype=torch.bool, device="cpu")
+        self._values = {
+            name: torch.where(empty, torch.nan, history[name].double()) for name in history.quantities if self.steps
+        }
+        self.ruled = (~self["trust_ratio"].isnan()).any(0)
         seen = [~self[name].isnan() for name in (*UPDATES, RATE) if name in self]
         self.measured = torch.stack(seen).any(0) if seen else torch.zeros_like(self._blank, dtype=torch.bool)
         for name in NORMS:  # a measured layer has these, unless they are not finite
             if name in self:
                 self._values[name] = torch.where(self.measured & self[name].isnan(), torch.inf, self[name])
-        self.initial = self._first("weight_norm")
+        self.initial = self.first("weight_norm")
         entries = torch.tensor([max(1, layer.entries) for layer in self.layers], dtype=torch.float64, device="cpu")
         rms = self.initial / entries.sqrt()
         self.kinds = [
             MATRIX if len(layer.shape) >= 2 else SCALE if float(size) >= 0.5 else BIAS
             for layer, size in zip(self.layers, rms, strict=True)
         ]
-
-    def _merged(self, values: Tensor, places: Sequence[int]) -> Tensor:
-        """Records of one step, which several optimizers make, in one row: float64 [steps, layers]."""
-        if len(places) == len(self.steps):
-            return values[places]
-        out, row = self._blank.clone(), {step: place for place, step in enumerate(self.steps)}
-        history_steps = self.run.history.steps
-        for place in places:
-            at = row[history_steps[place]]
-            out[at] = torch.where(values[place].isnan(), out[at], values[place])
-        return out
+        self.uses = Uses(self)
 
     def __contains__(self, quantity: str) -> bool:
         return quantity in self._values
@@ -129,7 +146,8 @@ class View:
                 out[place] = median(part(there), 0)
         return out
 
-    def _first(self, quantity: str) -> Tensor:
+    def first(self, quantity: str) -> Tensor:
+        """The first value of each layer: float64 [layers]."""
         return self._columns(self.finite(quantity), lambda x: x[:1])
 
     def all_late(self, shows: Tensor) -> Tensor:
@@ -155,7 +173,9 @@ class View:
 
     @property
     def losses(self) -> list[str]:
-        """The logged scalars that are losses of the training."""
+        """The logged scalars that are losses of the training, as far as this view speaks of it."""
+        if not self.main:
+            return []
         apart = ("val", "test", "eval")
         names = [name for name in self.run.scalars if name.lower().replace("/", "_").split("_")[-1] == "loss"]
         return [name for name in names if not any(word in name.lower() for word in apart)]

@@ -1,7 +1,7 @@
 """Pictures of a run with matplotlib (``pip install 'layerpace[report]'``).
 
-Each function takes a `Run` or a `History` and ``ax=``, axes to draw into, and returns the axes. Without ``ax`` it makes
-a figure of its own, outside of pyplot: ``curves(run, "grad_norm").figure.savefig("norms.png")``.
+Each function takes a `Monitor`, a `Run` or a `History` and ``ax=``, axes to draw into, and returns the axes. Without
+``ax`` it makes a figure of its own, outside of pyplot: ``curves(run, "grad_norm").figure.savefig("norms.png")``.
 """
 
 from __future__ import annotations

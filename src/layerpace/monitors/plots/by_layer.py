@@ -28,17 +28,19 @@ from .style import (
     short_names,
     tidy,
 )
-from .words import axis_of, history_of, logarithmic, measured, title_of, vectors
+from .words import axis_of, history_of, logarithmic, measured, taken, title_of, vectors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..monitor import Monitor
 
 SHOWN_STEPS = 4
 BY_LAYER = ("relative_update_l1", "relative_update_l2", "rotation_angle")
 
 
 def relative_updates(
-    run: Run | History,
+    run: Run | History | Monitor,
     *,
     steps: Sequence[int] | None = None,
     quantity: str = "relative_update_l1",
@@ -50,7 +52,7 @@ def relative_updates(
     hollow. Zeros stand at the bottom edge, what is not finite at the top.
 
     Args:
-        run: a run, or the records of one.
+        run: a run, its monitor, or the records of one.
         steps: steps to show; the record nearest to each is drawn. None: four, evenly from the first record to the
             last.
         quantity: "relative_update_l1", "relative_update_l2" or "rotation_angle" (radians).
@@ -61,6 +63,7 @@ def relative_updates(
         ImportError: matplotlib is missing.
     """
     check_choice("quantity", quantity, BY_LAYER)
+    run = taken(run)
     recorded, values = measured(run, quantity)
     places = chosen(recorded, steps)
     axes = new_axes(ax)
@@ -106,14 +109,14 @@ def chosen(recorded: Sequence[int], wanted: Sequence[int] | None) -> list[int]:
     return sorted({min(range(len(recorded)), key=lambda k: abs(recorded[k] - step)) for step in wanted})
 
 
-def second_moments(run: Run | History, step: int | None = None, ax: Axes | None = None) -> Axes:
+def second_moments(run: Run | History | Monitor, step: int | None = None, ax: Axes | None = None) -> Axes:
     """Percentiles 10, 50 and 90 of the optimizer's second moment in every layer (layer-rotation paper, figure 11).
 
     A bar goes from the 10th percentile to the 90th, its notch is the median, so that one sees whether the moments
     differ more within layers or between them. A bar that ends below the axis has a percentile of 0.
 
     Args:
-        run: a run, or the records of one.
+        run: a run, its monitor, or the records of one.
         step: the record nearest to it is drawn; None: the last one.
         ax: axes to draw into; None: those of a new figure.
 
@@ -121,6 +124,7 @@ def second_moments(run: Run | History, step: int | None = None, ax: Axes | None 
         ValueError: none recorded.
         ImportError: matplotlib is missing.
     """
+    run = taken(run)
     recorded, high = measured(run, SECOND_MOMENT[2])
     place = len(recorded) - 1 if step is None else chosen(recorded, [step])[0]
     history = history_of(run)

@@ -11,23 +11,25 @@ import torch
 from ..history import History
 from ..run import Run
 from .style import figure_of, layer_ticks, new_axes, short_names
-from .words import has, history_of, measured
+from .words import has, history_of, measured, taken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..monitor import Monitor
 
 COLUMNS = 400  # more steps than a picture can show are thinned
 NOT_MEASURED, NOT_FINITE, ZERO = "0.88", "#CC79A7", "black"
 
 
-def trust_ratios(run: Run | History, ax: Axes | None = None, clipped: bool = True) -> Axes:
+def trust_ratios(run: Run | History | Monitor, ax: Axes | None = None, clipped: bool = True) -> Axes:
     """The factor that the rule put on the learning rate, after clipping, of every layer and step.
 
     Colours are logarithmic. Layers that the rule leaves out are not shown. Grey: not measured; pink: not finite;
     black: zero.
 
     Args:
-        run: a run, or the records of one.
+        run: a run, its monitor, or the records of one.
         ax: axes to draw into; None: those of a new figure. The colour bar stands to their right.
         clipped: hatch the cells in which the clip lowered or raised the ratio, as far as the run has both ratios.
 
@@ -35,6 +37,7 @@ def trust_ratios(run: Run | History, ax: Axes | None = None, clipped: bool = Tru
         ValueError: no trust ratio recorded.
         ImportError: matplotlib is missing.
     """
+    run = taken(run)
     steps, values = measured(run, "trust_ratio")
     axes = new_axes(ax)
     from matplotlib import colormaps

@@ -10,15 +10,17 @@ from ...checks import check_choice
 from ..history import History
 from ..run import Run
 from .style import METHOD_COLOURS, NAMED_LAYERS, axes_key, edge_marks, layer_colours, new_axes, tidy
-from .words import axis_of, listed, logarithmic, measured, title_of, vectors
+from .words import axis_of, listed, logarithmic, measured, taken, title_of, vectors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..monitor import Monitor
+
 NORMS = ("weight_norm", "grad_norm", "update_norm")
 
 
-def curves(run: Run | History, quantity: str, ax: Axes | None = None) -> Axes:
+def curves(run: Run | History | Monitor, quantity: str, ax: Axes | None = None) -> Axes:
     """A quantity of every layer against the step, coloured from input to output.
 
     Vectors (biases, norm scales) are dashed, or faint where layers are too many to be named. A figure that was not
@@ -26,7 +28,7 @@ def curves(run: Run | History, quantity: str, ax: Axes | None = None) -> Axes:
     edge.
 
     Args:
-        run: a run, or the records of one.
+        run: a run, its monitor, or the records of one.
         quantity: one of `layerpace.monitors.quantities.QUANTITIES`, or the name of a scalar that the user logged.
         ax: axes to draw into; None: those of a new figure. The key of layers stands to their right.
 
@@ -34,6 +36,7 @@ def curves(run: Run | History, quantity: str, ax: Axes | None = None) -> Axes:
         ValueError: nothing recorded under that name.
         ImportError: matplotlib is missing.
     """
+    run = taken(run)
     if isinstance(run, Run) and quantity in run.scalars:
         return draw_scalar(run, quantity, new_axes(ax))
     steps, values = measured(run, quantity)
@@ -43,7 +46,7 @@ def curves(run: Run | History, quantity: str, ax: Axes | None = None) -> Axes:
     return axes
 
 
-def rotation_curves(run: Run | History, ax: Axes | None = None) -> Axes:
+def rotation_curves(run: Run | History | Monitor, ax: Axes | None = None) -> Axes:
     """Cosine distance of every layer to its initial weights against the step (layer-rotation paper, figure 2b).
 
     The dotted line at 1 is where a layer has nothing left in common with its start; the paper found the best
@@ -61,7 +64,7 @@ def _finish_rotation(axes: Axes) -> None:
     axes.set_ylim(0, max(1.05, axes.get_ylim()[1]))
 
 
-def norms(run: Run | History, quantity: str = "weight_norm", ax: Axes | None = None) -> Axes:
+def norms(run: Run | History | Monitor, quantity: str = "weight_norm", ax: Axes | None = None) -> Axes:
     """Euclidean norm of every layer's weights, gradient or update against the step (layer-rotation paper, figure 10).
 
     Args:

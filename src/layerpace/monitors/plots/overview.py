@@ -12,11 +12,13 @@ from .by_layer import relative_updates, second_moments
 from .heat import trust_ratios
 from .lines import _finish_rotation, draw_layers, draw_scalar
 from .style import NAMED_LAYERS, layer_sidebar, new_figure, require_matplotlib, short_names
-from .words import has, listed, measured, vectors
+from .words import has, listed, measured, taken, vectors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..monitor import Monitor
 
 COLUMNS = 3
 MOST_SCALARS = 3
@@ -32,14 +34,14 @@ SERIES = (
 )
 
 
-def overview(run: Run, figure: Figure | None = None) -> Figure:
+def overview(run: Run | Monitor, figure: Figure | None = None) -> Figure:
     """One sheet with a panel for everything that the run has recorded.
 
     Scalars (the first three), relative updates by layer, every quantity against the step, the heat map of trust
     ratios and the percentiles of the second moment, with one key of layers for all.
 
     Args:
-        run: a run with one record or more.
+        run: a run with one record or more, or its monitor.
         figure: to draw into; None: a new one, as large as the panels need.
 
     Raises:
@@ -47,6 +49,10 @@ def overview(run: Run, figure: Figure | None = None) -> Figure:
         ImportError: matplotlib is missing.
     """
     require_matplotlib()
+    found = taken(run)
+    if not isinstance(found, Run):
+        raise TypeError(f"the overview is that of a Run or a Monitor, got {type(run).__name__}")
+    run = found
     scalars = [name for name, series in run.scalars.items() if series.steps]
     panels: list[Callable[[Axes], object]] = [partial(draw_scalar, run, name) for name in scalars[:MOST_SCALARS]]
     coloured = [quantity for quantity in SERIES if has(run, quantity)]  # panels whose lines are layers

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from ..history import History
 from ..quantities import QUANTITIES
-from ..run import Run
+from ..run import Run, run_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..monitor import Monitor
 
 TITLES = {
     "relative_update_l1": "Relative update",
@@ -60,6 +62,17 @@ def logarithmic(name: str) -> bool:
     return name in QUANTITIES and name not in LINEAR
 
 
+def taken(data: Run | History | Monitor) -> Run | History:
+    """What a plot is made of; of a monitor its run.
+
+    Raises:
+        TypeError: none of these.
+    """
+    found: Run | History = run_of(data)
+    history_of(found)
+    return found
+
+
 def history_of(data: Run | History) -> History:
     """The records of a run.
 
@@ -70,7 +83,7 @@ def history_of(data: Run | History) -> History:
         return data.history
     if isinstance(data, History):
         return data
-    raise TypeError(f"a plot is made of a Run or a History, got {type(data).__name__}")
+    raise TypeError(f"a plot is made of a Monitor, a Run or a History, got {type(data).__name__}")
 
 
 def measured(data: Run | History, quantity: str) -> tuple[list[int], Tensor]:

@@ -10,11 +10,13 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+import torch
+
 from ...printable import printable
 from ..diagnose import SEVERITIES, diagnose
 from ..findings.finding import Finding
 from ..run import Run
-from .charts import digits
+from .charts import digits, ends
 
 FINDINGS_OPEN = 6  # the rest is folded
 MOST_RUNS = 12  # whose settings stand open
@@ -96,6 +98,39 @@ def notes(lines: Sequence[str]) -> str:
     return "".join(f"<p class=note>Not shown: {escape(line)}</p>\n" for line in lines)
 
 
+def with_rates(run: Run) -> Mapping[str, Any]:
+    """A run's settings, with the range in the place of a group's learning rate where a schedule changed it.
+
+    The settings are those of the first step, which is the lowest of a warm-up. Layers belong to a group whose rate was
+    theirs at first.
+    """
+    optimizers = run.settings.get("optimizers") if isinstance(run.settings, Mapping) else None
+    if not isinstance(optimizers, list) or "learning_rate" not in run.history:
+        return run.settings
+    rates = run.history["learning_rate"].double()
+    first = ends(rates)["first"].double()
+
+    def ranged(group: Any) -> Any:
+        if not isinstance(group, Mapping):
+            return group
+        lr, factor = group.get("lr"), group.get("lr_multiplier", 1.0)
+        if not isinstance(lr, (int, float)) or not isinstance(factor, (int, float)) or factor == 0:
+            return group
+        own = rates[:, torch.isclose(first, torch.full_like(first, lr * factor), rtol=1e-6, atol=0.0)]
+        own = own[own.isfinite()] / factor
+        if not len(own) or float(own.max()) <= float(own.min()) * (1 + 1e-6):
+            return group
+        return {**group, "lr": f"{float(own.min()):.4g} to {float(own.max()):.4g}"}
+
+    made = [
+        {**one, "groups": [ranged(group) for group in one["groups"]]}
+        if isinstance(one, Mapping) and isinstance(one.get("groups"), list)
+        else one
+        for one in optimizers
+    ]
+    return {**run.settings, "optimizers": made}
+
+
 def shared(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Those that all runs have alike."""
     return {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
@@ -103,7 +138,7 @@ def shared(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def settings_of(runs: Sequence[Run], names: Sequence[str]) -> str:
     """The settings that differ between runs, then, folded, all others."""
-    each = [flat(run.settings) for run in runs]
+    each = [flat(with_rates(run)) for run in runs]
     common = shared(each)
     parts = []
     keys = list(dict.fromkeys(key for one in each for key in one if key not in common))

@@ -12,12 +12,15 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..run import Run
+from ..run import Run, run_of
 from . import content
 from .charts import Chart, charts_of, in_words
 from .payload import POINTS, layer_names, payload
+
+if TYPE_CHECKING:
+    from ..monitor import Monitor
 
 SCRIPTS = (
     "data.js",
@@ -34,7 +37,7 @@ SEED = re.compile(r"[-_ ,]*\b(?:s|seed)[-_ =]?\d+(?:-[0-9a-f]{6,})?$")  # sgd-s0
 
 
 def write_report(
-    runs: Sequence[Run],
+    runs: Sequence[Run | Monitor],
     path: Path,
     title: str | None = None,
     results: Mapping[str, Any] | None = None,
@@ -46,7 +49,7 @@ def write_report(
     stays below 8 MB.
 
     Args:
-        runs: at least one.
+        runs: at least one, or monitors of some.
         path: of the file; written aside and renamed.
         title: None: made from the names of the runs.
         results: what `layerpace compare` writes to results.json; None: the table shows the runs' scalars.
@@ -59,7 +62,7 @@ def write_report(
         ValueError: no run, or so many that they do not fit.
     """
     path = Path(path)
-    text = make_page(runs, title, results, notes)
+    text = make_page([run_of(run) for run in runs], title, results, notes)
     aside = path.with_name(path.name + ".part")
     aside.write_text(text, encoding="utf-8", errors="replace")
     os.replace(aside, path)

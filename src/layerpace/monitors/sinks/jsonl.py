@@ -25,6 +25,7 @@ from torch import Tensor
 from layerpace.checks import check_whole
 from layerpace.monitors.sinks.aside import append, aside
 from layerpace.monitors.sinks.checks import finite, number
+from layerpace.monitors.sinks.protocol import Owner
 from layerpace.monitors.sinks.scan import Found, scan, seen_at
 from layerpace.monitors.sinks.text import HEAD, count_line, key_line, record_line
 
@@ -61,7 +62,7 @@ class _Record:
     values: Tensor
 
 
-class JSONL:
+class JSONL(Owner):
     """Writes records to a file of JSON lines.
 
     Args:

@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from time import time as now
 
-from layerpace.monitors.sinks.protocol import missing
+from layerpace.monitors.sinks.protocol import Owner, missing
 
 BATCH = 1000  # metrics that MLflow takes at once
 LONGEST = 250  # characters of a name
 
 
-class MLflow:
+class MLflow(Owner):
     """Logs to a run of MLflow.
 
     MLflow allows letters, digits and ``_ - . / `` and space in names (and ":" but on Windows), at most 250, and no

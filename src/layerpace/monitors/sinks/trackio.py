@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from layerpace.monitors.sinks.protocol import missing
+from layerpace.monitors.sinks.protocol import Owner, missing
 
 
-class Trackio:
+class Trackio(Owner):
     """Logs to a run of trackio, which keeps its figures on this machine.
 
     Args:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from layerpace.monitors.sinks.protocol import missing
+from layerpace.monitors.sinks.protocol import Owner, missing
 
 STEP = "optimizer_step"
 
 
-class WandB:
+class WandB(Owner):
     """Logs to a run of Weights & Biases.
 
     Charts have the optimizer step as their horizontal axis, under the name "optimizer_step". W&B's own step, which
