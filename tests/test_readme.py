@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,9 @@ EXAMPLES = {
     "a monitor": ("README.md", 1),
     "the methods": ("README.md", 2),
     "watching every layer": ("docs/monitors.md", 0),
+    "globs where a trainer makes the groups": ("docs/trainers.md", 0),
+    "settings of transformers": ("docs/trainers.md", 1),
+    "a factory for transformers": ("docs/trainers.md", 2),
     "a rule of one's own": ("docs/derivations.md", 0),
 }
 
@@ -51,6 +55,7 @@ def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if name == "a monitor":
         code = code.replace("...  # train as ever", "model(torch.ones(1, 4)).sum().backward(); optimizer.step()")
     known = {"torch": torch, "lp": lp, "model": model, "params": [*model.parameters()], "optimizer": optimizer}
+    known["args"] = SimpleNamespace(learning_rate=1e-2, weight_decay=0.1)
     exec(compile(code, path, "exec"), known)
     if "Monitor" in code:
         known["monitor"].close()
