@@ -18,14 +18,15 @@ import layerpace as lp
 from layerpace.monitors import plots
 from layerpace.monitors.history import History
 from layerpace.monitors.plots import style
-from layerpace.monitors.run import Run, Series
+from layerpace.monitors.run import LayerInfo, Run, Series
 
-from .made import START, altered, layer_infos, made_run, records_of
+from .made import START, altered, figures, layer_infos, made_run, records_of
 
 pytest.importorskip("matplotlib")
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -413,3 +414,19 @@ def test_the_overview_leaves_out_what_was_not() -> None:
     figure = Figure()
     assert plots.overview(Run("r", {}, whole.layers, history), figure) is figure
     assert panels(figure) == ["Norm of the weights"]
+
+
+def test_names_are_no_formulas_and_records_of_one_step_may_differ() -> None:
+    layers = [LayerInfo(name, (4, 4)) for name in ("$x^{$.weight", "two\nlines", "\x1b[31mred")]
+    history = History([layer.name for layer in layers])
+    for step in (1, 11, 21):
+        values = figures(layers, step / 21)
+        ratios = {name: values.pop(name) for name in ("trust_ratio", "trust_ratio_unclipped")}
+        history.append(step, START + step, values)
+        history.append(step, START + step, ratios)
+    run = Run("$\\frac$", {}, layers, history, {"$loss_{": Series([1, 11], [2.0, 1.0])})
+    figure = plots.overview(run)
+    figure.draw_without_rendering()  # a name that is taken for a formula is an error here
+    said = [text.get_text() for text in figure.findobj(Text)]
+    assert r"\$\frac\$" in said and r"\$loss {" in said and "two?lines" in said
+    assert not any(letter < " " for text in said for letter in text.replace("\n", ""))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..monitors.plots.style import METHOD_COLOURS, NAMED_LAYERS, layer_colours, layer_key, new_figure, tidy
+from ..monitors.plots.style import METHOD_COLOURS, NAMED_LAYERS, as_label, layer_colours, layer_key, new_figure, tidy
 from .curves import Curve, MethodRecords, pick
 from .progress import score_text
 from .records import Folder
@@ -81,12 +81,12 @@ def scores(records: Sequence[MethodRecords], metric: str, target: float | None, 
     longest = max((len(label) for label in labels), default=1)
     columns = max(1, min(7, LEGEND_CHARACTERS // (longest + 7)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(as_label(title))
     return figure
 
 
 def draw_curve(axes: Axes, curve: Curve, label: str, how: dict[str, Any]) -> None:
-    axes.plot(curve.steps, curve.mean, label=label, linewidth=1.6, **how)
+    axes.plot(curve.steps, curve.mean, label=as_label(label), linewidth=1.6, **how)
     axes.fill_between(curve.steps, curve.low, curve.high, color=how["color"], alpha=0.1, linewidth=0)
     if curve.ended and curve.steps:
         axes.plot(curve.steps[-1], curve.mean[-1], marker="x", markersize=8, color=how["color"])
@@ -134,11 +134,11 @@ def updates(records: Sequence[MethodRecords], title: str) -> Figure:
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
         axes.set_xlim(-0.6, SHOWN_STEPS - 0.4)
         axes.grid(False, axis="x")
-        axes.set_title(record.title, fontsize=10)
+        axes.set_title(as_label(record.title), fontsize=10)
     figure.supxlabel("step", fontsize=10)
     figure.supylabel(r"relative update $\|\Delta W\|_1 \, / \, \|W\|_1$", fontsize=10)
     layer_key(figure, panels, layers)
-    figure.suptitle(f"How far each layer moves in a step: {title}", fontsize=11)
+    figure.suptitle(f"How far each layer moves in a step: {as_label(title)}", fontsize=11)
     return figure
 
 
@@ -151,12 +151,12 @@ def rotation(records: Sequence[MethodRecords], title: str) -> Figure:
         thin = 1.6 if len(table) <= NAMED_LAYERS else 0.9
         for values, colour in zip(table.values(), layer_colours(len(table)), strict=True):
             axes.plot(list(values), list(values.values()), color=colour, linewidth=thin)
-        axes.set_title(record.title, fontsize=10)
+        axes.set_title(as_label(record.title), fontsize=10)
     for axes in panels:
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
     figure.supxlabel("step", fontsize=10)
     figure.supylabel("cosine distance to initial weights", fontsize=10)
     layer_key(figure, panels, layers)
-    figure.suptitle(f"How far each layer has turned: {title}", fontsize=11)
+    figure.suptitle(f"How far each layer has turned: {as_label(title)}", fontsize=11)
     return figure

@@ -65,7 +65,7 @@ def trust_ratios(run: Run | History | Monitor, ax: Axes | None = None, clipped: 
     axes.set_title("Trust ratio", fontsize=11)
     label = "step"
     if clipped and has(run, "trust_ratio_unclipped"):
-        rows = [k for k, step in enumerate(history.steps) if step in set(steps)]
+        rows = (~history["trust_ratio"].isnan().all(dim=1)).nonzero().flatten()
         raw = held(history["trust_ratio_unclipped"][rows])[::stride][:, shown_layers].T
         known = ratios.isfinite() & ~raw.isnan()
         changed = ~torch.isclose(ratios, raw, rtol=1e-5, atol=0.0) & known

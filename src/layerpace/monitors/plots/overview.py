@@ -11,7 +11,7 @@ from ..run import Run
 from .by_layer import relative_updates, second_moments
 from .heat import trust_ratios
 from .lines import _finish_rotation, draw_layers, draw_scalar
-from .style import NAMED_LAYERS, layer_sidebar, new_figure, require_matplotlib, short_names
+from .style import NAMED_LAYERS, as_label, layer_sidebar, new_figure, require_matplotlib, short_names
 from .words import has, listed, measured, taken, vectors
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def overview(run: Run | Monitor, figure: Figure | None = None) -> Figure:
         figure = new_figure(wide + key, 3.6 * lines + 0.4)
     elif figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
-    figure.suptitle(run.name, fontsize=13)
+    figure.suptitle(as_label(run.name), fontsize=13)
     # Subfigures: the key of one panel takes no room from the panels above and below.
     sheet: Any = figure
     if key:

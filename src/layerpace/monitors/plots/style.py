@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...extras import how_to_install
+from ...printable import printable
 from ..names import short_names as names_without_shared
 
 if TYPE_CHECKING:
@@ -73,7 +74,12 @@ def short_names(layers: Sequence[str]) -> list[str]:
     names = names_without_shared(layers, LONGEST_NAME)
     tail = (LONGEST_NAME - 1) * 3 // 5  # the end tells more than the start
     head = LONGEST_NAME - 1 - tail
-    return [name if len(name) <= LONGEST_NAME else f"{name[:head]}…{name[-tail:]}" for name in names]
+    return [as_label(name if len(name) <= LONGEST_NAME else f"{name[:head]}…{name[-tail:]}") for name in names]
+
+
+def as_label(name: str) -> str:
+    """A name as matplotlib shows it: on one line, and a dollar in it is one, not the start of a formula."""
+    return printable(name).replace("$", r"\$")
 
 
 def layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[str]) -> None:
@@ -84,7 +90,7 @@ def layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[str]) -> 
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=c, marker="o", linestyle="-") for c in layer_colours(len(layers))]
-    labels = [name.removesuffix(".weight") for name in layers]
+    labels = [as_label(name.removesuffix(".weight")) for name in layers]
     figure.legend(handles, labels, loc="outside right center", title="layer", frameon=False, fontsize=9)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..history import History
 from ..quantities import QUANTITIES
 from ..run import Run, run_of
+from .style import as_label
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,11 +52,11 @@ LINEAR = ("cosine_distance", "silhouette", "learning_rate")  # all others are dr
 
 def title_of(name: str) -> str:
     """A quantity, or a scalar of the user's, as a heading."""
-    return TITLES.get(name, name.replace("_", " "))
+    return TITLES.get(name) or as_label(name.replace("_", " "))
 
 
 def axis_of(name: str) -> str:
-    return AXES.get(name, name.replace("_", " "))
+    return AXES.get(name) or as_label(name.replace("_", " "))
 
 
 def logarithmic(name: str) -> bool:
