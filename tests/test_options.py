@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,51 @@ def test_a_method_takes_only_its_own_keywords(make: type[lp.Layerwise]) -> None:
 def test_an_option_of_something_else_is_refused_in_a_group(key: str) -> None:
     with pytest.raises(TypeError, match=f"{key}.*group 0"):
         lp.LARS([{"params": [weight()], key: 1.0}], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "make", [torch.optim.SGD, lambda ps, **o: lp.Layerwise(ps, direction="sgd", rule="identity", **o)]
+)
+def test_a_schedule_may_bring_nesterovs_momentum_to_zero(make: Any) -> None:
+    w, reference = weight(), weight()
+    optimizer = make([w], lr=0.1, momentum=0.9, nesterov=True)
+    twin = torch.optim.SGD([reference], lr=0.1, momentum=0.9, nesterov=True)
+    cycles = {"base_lr": 0.1, "max_lr": 0.1, "step_size_up": 2, "base_momentum": 0.0, "max_momentum": 0.8}
+    pairs = [(o, torch.optim.lr_scheduler.CyclicLR(o, **cycles)) for o in (optimizer, twin)]  # type: ignore[arg-type]
+    seen = set()
+    for step in range(9):
+        give_gradient(w, step)
+        give_gradient(reference, step)
+        seen.add(optimizer.param_groups[0]["momentum"])
+        for one, schedule in pairs:
+            one.step()
+            schedule.step()
+        torch.testing.assert_close(w, reference, rtol=1e-13, atol=1e-13)
+    assert 0.0 in seen
+    assert len(seen) > 2
+    optimizer.param_groups[0]["momentum"] = 0.0
+    fresh = make([weight()])
+    fresh.load_state_dict(optimizer.state_dict())
+    assert fresh.param_groups[0]["momentum"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+def test_momentum_of_any_method_may_pass_through_zero(name: str) -> None:
+    for make in (
+        lambda ps: lp.LARS(ps, lr=0.1, nesterov=True), lambda ps: lp.PercentDelta(ps, lr=0.1), lambda ps: lp.LAMB(ps),
+        lambda ps: lp.Layca(ps, lr=0.1, momentum=0.9), lambda ps: lp.Layca(ps, lr=0.1, direction="nesterov"),
+        lambda ps: lp.Layca(ps, lr=0.1, direction=lp.directions.RMSProp(momentum=0.9)),
+    ):  # fmt: skip
+        w = weight()
+        optimizer = make([w])
+        options: dict[str, Any] = {"max_lr": 0.1, "base_momentum": 0.0, "max_momentum": 0.8}
+        options |= {"total_steps": 6} if name == "OneCycleLR" else {"base_lr": 0.1, "step_size_up": 2}
+        schedule = getattr(torch.optim.lr_scheduler, name)(optimizer, **options)
+        for step in range(5):
+            give_gradient(w, step)
+            optimizer.step()
+            schedule.step()
+        assert torch.isfinite(w).all()
 
 
 def test_a_group_may_not_misspell_its_glob() -> None:
