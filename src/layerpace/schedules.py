@@ -30,7 +30,8 @@ def linear_decay(optimizer: Optimizer, slope: float, floor: float = 0.01) -> LRS
         optimizer: any `torch.optim.Optimizer`; every group decays from its own learning rate.
         slope: share of the initial learning rate lost a step, in [0, 1]; it would be 0 at step 1 / slope.
         floor: smallest share of the initial learning rate, in [0, 1]. The paper's equation 10 has 0.01;
-            0 is its equation 9, 1 - t * slope, held at zero rather than turned negative.
+            0 is its equation 9, 1 - t * slope, held at zero rather than turned negative: momentum still moves
+            the weights there.
 
     Raises:
         ValueError: slope or floor out of range.
@@ -103,6 +104,9 @@ def polynomial_decay(
 
         lr_t = lr * (floor + (1 - floor) * (1 - s)^power)
         s    = min(1, (t - warmup_steps) / (total_steps - warmup_steps))
+
+    Train for `total_steps` and no longer, or give it a floor: at a rate of 0 an optimizer with lr in its velocity
+    (LARS, PercentDelta) moves on by it.
 
     Args:
         optimizer: any `torch.optim.Optimizer`; every group decays from its own learning rate.

@@ -480,3 +480,47 @@ def test_ratios_and_ranks() -> None:
     assert [times(x) for x in (0.3, -1.0, 2.013, 5.0)] == ["2 times", "10 times", "100 times", "1e+05 times"]
     assert rank_correlation(torch.tensor([1.0, 2.0, 5.0, 9.0])) == pytest.approx(1)
     assert rank_correlation(torch.tensor([9.0, 5.0, 2.0, 1.0])) == pytest.approx(-1)
+
+
+def test_layers_that_a_velocity_carries_on_at_rate_zero() -> None:
+    import layerpace as lp
+
+    schedules: dict[str, Callable[[int], float]] = {
+        "warm-up from 0": lambda t: min(t / 10, 1.0),
+        "linear to the end": lambda t: 1 - t / 40,
+        "a cosine through 0": lambda t: 0.5 * (1 + math.cos(math.pi * t / 20)),
+        "to 0 in the middle": lambda t: float(t < 20),
+    }
+    for name, schedule in schedules.items():
+        w = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        model = torch.nn.ParameterDict({"w": torch.nn.Parameter(w)})
+        optimizer = lp.LARS(model.parameters(), lr=5.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        with lp.Monitor(model, optimizer, every=1, out=None) as monitor:
+            for _ in range(40):
+                model["w"].grad = model["w"].detach().clone()
+                optimizer.step()
+                scheduler.step()
+        found = [finding for finding in monitor.diagnose() if finding.kind == "moves_at_rate_zero"]
+        assert len(found) == (name == "to 0 in the middle"), (name, found)
+        if found:
+            assert found[0].steps == (21, 40)
+            assert found[0].layers == ("w",)
+
+
+@pytest.mark.parametrize(
+    ("rows", "factor", "found"),
+    [
+        (slice(30, None), 0.5, True),
+        (slice(30, None), 0.05, False),
+        (slice(30, None, 2), 0.5, False),
+        (slice(0), 0, False),
+    ],
+)
+def test_a_rate_of_zero_counts_where_it_stays_and_the_layer_moves(rows: slice, factor: float, found: bool) -> None:
+    def change(values: dict[str, Tensor]) -> None:
+        values["learning_rate"][rows] = 0.0
+        for name in ("relative_update_l1", "relative_update_l2", "update_norm"):
+            values[name][rows] *= factor
+
+    assert ("moves_at_rate_zero" in kinds(diagnose(made(change)))) == found

@@ -65,10 +65,11 @@ class Layerwise(OpaqueOptimizer):
         params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer. A group may have values of
             its own for ``lr``, ``lr_multiplier``, ``weight_decay``, ``decoupled_weight_decay``, ``maximize``,
             ``momentum``, ``dampening``, ``nesterov`` and the direction's options, and an ``exclude`` (a bool too)
-            and ``segments`` (parts too).
+            and ``segments`` (parts too). Other keys are the user's, unless they are options of this optimizer's rule.
         direction: an instance such as ``layerpace.directions.RAdam()``, or a name.
         rule: an instance such as ``layerpace.rules.TrustRatio(clip=1.0)``, or a name.
-        lr: learning rate, >= 0; its unit is the rule's. A number or a 0-d tensor.
+        lr: learning rate, >= 0; its unit is the rule's. A number or a tensor with one element. Other numbers may be
+            such tensors too, on the CPU. Numbers of numpy, Fraction and Decimal are kept as Python's own.
         weight_decay: lambda, >= 0.
         decoupled_weight_decay: decoupled, as in AdamW (True): the rule moves w by its share of lambda*w as well; or
             coupled (False): lambda*w is added to the gradient. None: decoupled where the rule can (identity and
@@ -76,9 +77,11 @@ class Layerwise(OpaqueOptimizer):
         momentum: mu of the velocity *after* the rule, in [0, 1); momentum before the rule is the direction's.
         dampening: in [0, 1]; None: equal to momentum, also while a schedule moves that: the velocity is an average,
             and lr keeps its meaning.
-        nesterov: w <- w - (momentum*v + d); needs dampening 0.
-        lr_in_velocity: d holds the lr of the step in which it was made. Off: v is made of d/lr, and w <- w - lr*v,
-            as in torch.optim.SGD; for the identity and the trust ratio. The two differ while lr changes.
+        nesterov: w <- w - (momentum*v + d); needs dampening 0, and momentum to begin with: a schedule may bring it to 0
+            later, for steps without velocity.
+        lr_in_velocity: d holds the lr of the step in which it was made, so that at a rate of 0 the weights move on by
+            the velocity. Off: v is made of d/lr, and w <- w - lr*v, as in torch.optim.SGD; for the identity and the
+            trust ratio. The two differ while lr changes.
         maximize: ascend.
         exclude: which tensors get neither rule nor weight decay: None or () for none, a glob or globs over parameter
             names, or a predicate of (name, tensor), such as `layerpace.layers.matching` where parameters come without

@@ -27,6 +27,10 @@ class LARS(Layerwise):
     the velocity, as in the papers, so that a change of lr does not rescale steps that were taken before. The first
     velocity is d. phi(||w||) = max(||w||, min_rms*sqrt(n)).
 
+    So a rate of 0 does not stop the weights: they move on by what the velocity holds, mu/(1 - mu) times the last step
+    in all (9 steps at 0.9). Stop training when a schedule has come to 0, end it above 0 (``floor``), or pass
+    ``lr_in_velocity=False``.
+
     Args:
         params: as for any torch optimizer.
         lr: learning rate, >= 0. With the default trust coefficient of 1e-3 a layer moves by about lr/1000 of its

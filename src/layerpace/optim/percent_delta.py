@@ -25,6 +25,9 @@ class PercentDelta(Layerwise):
     average, dampening = momentum, and lr keeps its meaning. Weight decay is coupled: g + lambda*w takes the place of
     g, and the share stays lr. A tensor whose RMS is below min_rms has max(|w|, min_rms) as denominator.
 
+    lr stands inside the velocity: at a rate of 0 the weights move on by what it holds, mu/(1 - mu) times the last step
+    in all (9 steps at 0.9). The paper's schedule ends at a floor above 0, `layerpace.schedules.linear_decay`.
+
     Args:
         params: as for any torch optimizer.
         lr: the share of eq. 6, eta*gamma(t), >= 0; see `layerpace.schedules.linear_decay` for gamma.

@@ -25,6 +25,7 @@ class Thresholds:
         jump: relative update that replaces a matrix in a single step.
         update_low: relative update below which nothing trains.
         most: share of the layers that stands for all of them.
+        coasting: update at a rate of 0 to the usual one.
         growth: factor of a layer's norm between the first record and the last that makes it a runaway.
         outgrown: the same factor, to the median of the layers of a kind.
         doubling: growth of the norm in each of the last two quarters of the records that makes it exponential.
@@ -57,6 +58,7 @@ class Thresholds:
     jump: float = 1.0
     update_low: float = 1e-6
     most: float = 0.8
+    coasting: float = 0.1
     growth: float = 100.0
     outgrown: float = 10.0
     doubling: float = 2.0
