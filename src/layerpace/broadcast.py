@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from layerpace.fake import has_values
 from layerpace.layers import ParameterLayers
 from layerpace.tensors import Scalar, Tensors
 
@@ -32,7 +34,7 @@ def spread(x_L: Tensor, layers: list[ParameterLayers], like: Tensors) -> Tensors
         if cut.sizes is None:
             out.append(values[0])
         else:
-            rows = values.index_select(0, _segment_of_row(cut.sizes, values.device))
+            rows = values.index_select(0, _rows(_segment_of_row, cut.sizes, values))
             out.append(rows.reshape(cut.broadcast_shape(w.shape)))
     return Tensors(out)
 
@@ -44,8 +46,14 @@ def by_layer(x: Scalar, layers: list[ParameterLayers], device: torch.device) -> 
     parts = []
     for cut, values in zip(layers, x, strict=True):
         flat = values.to(device, torch.float64).reshape(-1)
-        parts.append(flat if cut.sizes is None else flat.index_select(0, _first_row(cut.sizes, device)))
+        parts.append(flat if cut.sizes is None else flat.index_select(0, _rows(_first_row, cut.sizes, flat)))
     return torch.cat(parts)
+
+
+def _rows(of: Any, sizes: tuple[int, ...], like: Tensor) -> Tensor:
+    """`_segment_of_row` or `_first_row`, kept from step to step; not those of a fake mode, to which they belong."""
+    found: Tensor = (of if has_values(like) else of.__wrapped__)(sizes, like.device)
+    return found
 
 
 @lru_cache(maxsize=1024)

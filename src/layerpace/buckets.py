@@ -14,6 +14,7 @@ from layerpace.backends.cpu import native
 from layerpace.backends.watch import PythonWatch
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Settings
+from layerpace.fake import has_values
 from layerpace.precision import SEED, compute_dtype, moment_dtype
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -158,7 +159,7 @@ def cut(entries: Sequence[Entry], kinds: Kinds, settings: Settings, gated: bool)
         t = None
         if gated or settings.capturable:
             state["step"] = step.to(param.device, torch.float32, non_blocking=True)
-        elif layers.sizes is None and step.is_cpu:
+        elif layers.sizes is None and step.is_cpu and has_values(step):
             t = float(step)
         backend = backends.select(name, param, entry.grad, state, signature.direction, layers)
         if backend is not backends.reference and not _is_plain(entry):
@@ -178,7 +179,7 @@ def _is_plain(entry: Entry) -> bool:
     """Whether the owner and its gradient are what their memory says: no subclass, no sign flipped when it is read."""
     owner = entry.owner
     if owner is None:
-        return True
+        return has_values(entry.param) and has_values(entry.grad)
     grad = owner.grad
     if grad is None or type(owner) not in _PLAIN or type(grad) not in _PLAIN:
         return False

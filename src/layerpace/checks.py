@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from layerpace.fake import has_values
 from layerpace.parts import Part, described
 
 Kind = TypeVar("Kind", bound=Part)
@@ -62,7 +63,7 @@ def check_range(
     value = plain(value)
     if isinstance(value, Tensor):
         _check_single(name, value)
-        if value.device.type != "cpu":
+        if value.device.type != "cpu" or not has_values(value):
             return value
     try:
         if isinstance(value, (str, bytes)) or _several(value):

@@ -21,6 +21,7 @@ from layerpace.broadcast import by_layer, spread
 from layerpace.columns import Table
 from layerpace.directions import Direction
 from layerpace.entries import Scaling
+from layerpace.fake import has_values
 from layerpace.plan import Part, Plan
 from layerpace.precision import compute_dtype
 from layerpace.printable import printable
@@ -311,8 +312,9 @@ def _clip_global_norm(parts: Sequence[Part], max_norm: float, skips: bool) -> No
 def _raise_if_nonfinite(parts: Sequence[Part]) -> None:
     bad: list[str] = []
     for part in parts:
-        flags = (_gradient_sums(part, "nonfinite")["nonfinite"] != 0).tolist()
-        bad += [name for name, flag in zip(part.rows.names, flags, strict=True) if flag]
+        flags_L = _gradient_sums(part, "nonfinite")["nonfinite"] != 0
+        if has_values(flags_L):
+            bad += [name for name, flag in zip(part.rows.names, flags_L.tolist(), strict=True) if flag]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise FloatingPointError(

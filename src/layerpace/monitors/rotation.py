@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from layerpace.columns import MEASURED
+from layerpace.fake import has_values
 from layerpace.monitors.layout import Layout, by_device, has_weights
 from layerpace.monitors.measure import moves
 from layerpace.monitors.processes import from_writer, gather, spread_out, writes
@@ -67,7 +68,8 @@ class Rotation:
     def state(self) -> dict[str, Tensor]:
         """{parameter: initial weights}; of sharded ones only where they are written."""
         sharded = self._layout.sharded
-        return {name: x for name, x in self._initial.items() if name not in sharded} | self._whole
+        every = {name: x for name, x in self._initial.items() if name not in sharded} | self._whole
+        return {name: x for name, x in every.items() if has_values(x)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over the initial weights of an earlier part of the training.

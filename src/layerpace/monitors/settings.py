@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer
 
 from layerpace.checks import plain
+from layerpace.fake import has_values
 from layerpace.optim.base import Layerwise
 from layerpace.wrap import Wrapped
 
@@ -58,7 +59,7 @@ def _named(part: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return float(value) if value.device.type == "cpu" and value.numel() == 1 else "a tensor"
+        return float(value) if value.device.type == "cpu" and value.numel() == 1 and has_values(value) else "a tensor"
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     value = plain(value)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from layerpace.fake import has_values
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.transfer import Transfer
 
@@ -89,7 +90,7 @@ class Watcher(ABC):
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stop()  # the step before may have raised
         self._stepping = True
-        self._measuring = self._due(self.count + 1)
+        self._measuring = self._due(self.count + 1) and self._has_values()
         return self._begin(args, kwargs) if self._measuring else None
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -103,6 +104,12 @@ class Watcher(ABC):
                 numbers = self._end()
             self._stop()
         self._seen(self, numbers)
+
+    def _has_values(self) -> bool:
+        """Whether there is something to measure: not under FakeTensorMode."""
+        params = (param for group in self.optimizer.param_groups for param in group["params"])
+        first = next(params, None)
+        return first is None or has_values(first)
 
     @abstractmethod
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

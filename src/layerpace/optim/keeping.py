@@ -18,6 +18,7 @@ from torch import Tensor
 
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
+from layerpace.fake import has_values
 from layerpace.held import Held, held_of, take_gradients
 from layerpace.layers import ParameterLayers
 from layerpace.optim.fitting import check_direction, check_state
@@ -61,7 +62,7 @@ def _frozen(value: Any) -> Any:
         return type(value), value
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_frozen(item) for item in value)
-    if isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1:
+    if isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1 and has_values(value):
         return id(value), float(value)
     return object()  # equal to nothing: a tensor on a device is not read here
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layerpace import directions
+from layerpace.fake import has_values
 from layerpace.optim.options import KNOWN
 from layerpace.optim.support import real_shape, step_device
 from layerpace.precision import SEED, compute_dtype, moment_dtype
@@ -78,7 +79,7 @@ def check_value(
     """
     if counts or (counts is None and name == "step"):
         count = _as_count(value)
-        if count is None or not bool((torch.isfinite(count) & (count >= 0) & (count == count.floor())).all()):
+        if count is None or (has_values(count) and not _all_whole(count)):
             raise ValueError(f"{name} of {where} must count steps, a whole number >= 0, got {_told(value)}")
         if count.numel() == 1 and counts is None:
             return
@@ -92,6 +93,10 @@ def check_value(
         raise ValueError(f"{name} of {where} must be a tensor of floating point numbers, got {value.dtype}")
     if value.is_meta and not param.is_meta:
         raise ValueError(f"{name} of {where} has no values: it is on the device 'meta'")
+
+
+def _all_whole(count: Tensor) -> bool:
+    return bool((torch.isfinite(count) & (count >= 0) & (count == count.floor())).all())
 
 
 def _as_count(value: Any) -> Tensor | None:
@@ -120,7 +125,7 @@ def check_nonnegative(name: str, value: Any, where: str, *, or_nan: bool = False
     if value.is_meta:
         return
     bad = (~(value >= 0) if or_nan else value < 0).any()
-    if bool(bad.full_tensor() if is_distributed(bad) else bad):
+    if has_values(bad) and bool(bad.full_tensor() if is_distributed(bad) else bad):
         raise ValueError(f"{name} of {where} must not be below 0{' or nan' if or_nan else ''}, got {_told(value)}")
 
 

@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer
 from layerpace import directions, rules
 from layerpace.checks import pair, plain, read_number
 from layerpace.entries import Settings
+from layerpace.fake import has_values
 from layerpace.layers import Exclude, Segments, is_vector
 from layerpace.rules import Rule
 
@@ -87,7 +88,7 @@ def rate(group: Mapping[str, Any]) -> float | Tensor:
 
 def on_host(lr: float | Tensor) -> float | Tensor:
     """The rate as a number, unless it lives on an accelerator, which must not be waited for."""
-    if isinstance(lr, Tensor) and lr.device.type == "cpu" and not torch.compiler.is_compiling():
+    if isinstance(lr, Tensor) and lr.device.type == "cpu" and has_values(lr) and not torch.compiler.is_compiling():
         return float(lr)
     return lr
 
