@@ -29,6 +29,7 @@ EXAMPLES = {
     "settings of transformers": ("docs/trainers.md", 1),
     "a factory for transformers": ("docs/trainers.md", 2),
     "a rule of one's own": ("docs/derivations.md", 0),
+    "tensors that start at zero": ("docs/zero-initialised.md", 0),
 }
 
 

@@ -111,6 +111,7 @@ class Rule(Part):
     names: ClassVar[tuple[str, ...]] = ()
     decoupled: ClassVar[bool] = False
     excludes_vectors: ClassVar[bool] = False
+    keeps_norm: ClassVar[bool] = False  # or all but keeps it: a layer that starts at zero stays small
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -319,6 +320,7 @@ class _NormKeeper(Rule):
     """A rule that remembers the norm before a layer's first step, and reads the inner products of w and u."""
 
     excludes_vectors: ClassVar[bool] = True
+    keeps_norm: ClassVar[bool] = True
 
     @property
     def state_names(self) -> tuple[str, ...]:

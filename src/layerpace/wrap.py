@@ -24,6 +24,7 @@ from layerpace.optim.matching import by_names
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, with_own_numbers, without_lambda
 from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
 from layerpace.optim.turns import Turns
+from layerpace.optim.zeros import ZeroLayers
 from layerpace.parts import described
 from layerpace.plan import Plan
 from layerpace.printable import printable
@@ -127,6 +128,7 @@ class Wrapped(OpaqueOptimizer):
     _layers: dict[Tensor, ParameterLayers]
     _held: dict[Tensor, Held]
     _turns: Turns
+    _zeros: ZeroLayers
 
     @opaque
     def __init__(
@@ -295,6 +297,8 @@ class Wrapped(OpaqueOptimizer):
                     if entry.held is not None:
                         entry.held.publish(entry.state, entry.saved)
                 layerwise_step(plan, Scaling())
+                if self._zeros.waiting:
+                    self._zeros.look(plan)
                 self.last_plan = plan if self.readers else None
         self._remember(moved)
         return loss
@@ -343,6 +347,8 @@ class Wrapped(OpaqueOptimizer):
             torch.div(displacement, lr, out=old)
         layers = self._layers[param]
         kept = self.state.get(param, {})
+        if any(key not in kept for _, key in self._saved_names()):
+            self._zeros.begin()
         state = self._numbers_before(param)
         state |= {name: kept[key] for name, key in self._saved_names() if key in kept}
         if not is_distributed(param):
@@ -446,9 +452,14 @@ class Wrapped(OpaqueOptimizer):
             return
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
-        super().__setstate__(
-            {**state, **hooks, "readers": set(), "last_plan": None, "_held": {}, "_turns": Turns()},
-        )
+        anew: dict[str, Any] = {
+            "readers": set(),
+            "last_plan": None,
+            "_held": {},
+            "_turns": Turns(),
+            "_zeros": ZeroLayers(),
+        }
+        super().__setstate__({**state, **hooks, **anew})
         _restore_after_loading(inner, self)
 
 

@@ -14,6 +14,7 @@ from layerpace.monitors.findings.clipping import clipping
 from layerpace.monitors.findings.coasting import coasting
 from layerpace.monitors.findings.depth import depth
 from layerpace.monitors.findings.finding import SEVERITIES, Finding, Severity
+from layerpace.monitors.findings.held import held
 from layerpace.monitors.findings.nonfinite import nonfinite, ruined_at
 from layerpace.monitors.findings.rotation import rotation
 from layerpace.monitors.findings.rounding import rounding
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["SEVERITIES", "Finding", "Severity", "Thresholds", "diagnose"]
 
 # In the order in which findings of one severity are told. A layer that one of them tells of has often one cause.
-RULES = (runaway, stopped, coasting, speed, depth, clipping, rotation, rounding)
+RULES = (runaway, stopped, coasting, held, speed, depth, clipping, rotation, rounding)
 # Layers of these are not also told to be out of step.
 STILL = ("no_gradient", "no_update", "zero_rate")
 

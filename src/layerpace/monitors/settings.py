@@ -44,6 +44,7 @@ def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
     if isinstance(optimizer, (Layerwise, Wrapped)):
         own = optimizer._settings
         out |= {"low_precision": own.low_precision, "nonfinite": own.nonfinite, "max_grad_norm": own.max_grad_norm}
+        out["min_rms"] = own.min_rms
     out["groups"] = [
         {key: _plain(value) for key, value in group.items() if key not in ("params", "param_names")}
         | {"tensors": len(group["params"])}

@@ -24,6 +24,7 @@ from layerpace.layers import ParameterLayers
 from layerpace.optim.fitting import check_direction, check_state
 from layerpace.optim.support import captures_graph, check_supported, real
 from layerpace.optim.turns import Turns
+from layerpace.optim.zeros import ZeroLayers
 from layerpace.plan import Plan
 from layerpace.sharding import is_distributed
 from layerpace.step import layerwise_step
@@ -87,6 +88,7 @@ class PlanKeeper:
 
     def __init__(self) -> None:
         self._turns = Turns()
+        self._zeros = ZeroLayers()
         self.readers: set[int] = set()
         self._held: dict[Tensor, Held] = {}
         self.drop()
@@ -125,6 +127,8 @@ class PlanKeeper:
                     self.plan = self._new(optimizer, scaling)
                     if self.plan is not None:
                         layerwise_step(self.plan, scaling, bool(self.readers))
+                if self._zeros.waiting and self.plan is not None:
+                    self._zeros.look(self.plan)
                 finished = True
             finally:
                 if not finished:
@@ -267,5 +271,6 @@ def _states(params: list[Tensor], direction: Direction, optimizer: Layerwise) ->
     for param, state in zip(params, states, strict=True):
         if not state.keys() >= needed:
             # At the first step, or after an option was changed that asks for more, such as amsgrad.
+            optimizer._keeper._zeros.begin()
             state.update({k: v for k, v in optimizer._initial_state(param, direction).items() if k not in state})
     return states

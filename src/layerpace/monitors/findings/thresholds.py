@@ -38,6 +38,7 @@ class Thresholds:
         gain_distance: log10 distance of the initial gain from the median of the matrices.
         clip_always: share of the records in which a clip "always" binds.
         clip_differs: relative difference of the two trust ratios that shows a clip.
+        held: relative distance of a layer's RMS from min_rms below which it is held there.
         stalled_rate: rotation rate over the last quarter to the fastest quarter before it.
         stalled_below: cosine distance that a stalled layer has not reached.
         stalled_readings, stalled_steps: readings of the cosine distance that are needed, and steps from first to last.
@@ -73,6 +74,7 @@ class Thresholds:
     gain_distance: float = 1.5
     clip_always: float = 0.98
     clip_differs: float = 1e-4
+    held: float = 0.01
     stalled_rate: float = 0.1
     stalled_below: float = 0.7
     stalled_readings: int = 12
