@@ -102,7 +102,8 @@ class Layerwise(OpaqueOptimizer):
         max_grad_norm: scale all gradients so that their joint L2 norm is at most this, inside the step.
         backend: "auto" (the fused step of the device), "cpu" or "triton" (an error where that is missing), or
             "reference" (plain torch, which defines the meaning). What the fused step cannot take (other strides than
-            the weight's, shared memory, a direction of one's own) runs on the reference, tensor by tensor.
+            the weight's, a direction of one's own) runs on the reference, tensor by tensor, and all of a step in
+            which something lies in memory that it writes; the last bits of its sums depend on the number of threads.
         capturable: count steps on the device, so that a CUDA graph can hold the step; a learning rate that is to
             change from replay to replay must be a tensor on the device then. See docs/gpu.md.
 
@@ -317,8 +318,10 @@ class Layerwise(OpaqueOptimizer):
 
         Raises:
             ValueError: an option out of range (a scheduler may have set it), nothing has changed.
-            RuntimeError: sparse gradients, or parameters whose layers are not known (FSDP1) or not added up
-                (`layerpace.sharding.check_placements`); nothing has changed.
+            RuntimeError: sparse gradients, parameters whose layers are not known (FSDP1) or not added up
+                (`layerpace.sharding.check_placements`), state or a gradient that does not fit its parameter, a
+                direction that cannot be had of shards (`layerpace.directions.Direction`), or a step within a step of
+                the same optimizer; nothing has changed.
             FloatingPointError: see ``nonfinite``.
         """
         loss = None
