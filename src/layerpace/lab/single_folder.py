@@ -10,12 +10,14 @@ from typing import Any
 
 from ..monitors.folder import INITIAL
 from ..monitors.follower import RECORDS, RUN
+from ..monitors.lock import LOCK as WRITER
 from .errors import UsageError
 from .launches import flags, mark
 from .records import CHECKPOINT, CONFIG, CURVE, DONE, LOCK, WEIGHTS, Lock, changes, make_folder
 
 FAILED = "FAILED"
-FILES = (DONE, CHECKPOINT, WEIGHTS, CURVE, RECORDS, INITIAL, RUN, FAILED, CONFIG)  # DONE first: a part is not finished
+# DONE first: a part is not finished.
+FILES = (DONE, CHECKPOINT, WEIGHTS, CURVE, RECORDS, INITIAL, RUN, WRITER, FAILED, CONFIG)
 
 
 @contextmanager
