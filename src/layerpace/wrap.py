@@ -58,7 +58,7 @@ def wrap(
     The result shares ``param_groups`` and ``state`` with the optimizer: a scheduler on either moves both, and its
     state dict is the optimizer's with the rule's numbers added. It needs one extra copy of the weights. Hooks of the
     optimizer's own step are called around it, those of all optimizers (`register_optimizer_step_post_hook`) for the
-    result alone.
+    result alone. ``train()`` and ``eval()`` of an optimizer without a schedule are passed on.
 
     What is known of u is what the rounding of w - d' leaves of it: with float32 weights its relative error is about
     6e-8*||w||/||d'||, and with bfloat16 weights a small step is lost before the rule can see it. An optimizer of
