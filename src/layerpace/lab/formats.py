@@ -18,18 +18,43 @@ from torch import Tensor
 from .errors import LabError
 
 IDX_UINT8 = 0x08
+MOST = 1 << 28  # bytes of a file's content; CIFAR-100's training file, the largest, has 153,700,000
 CIFAR_PIXELS = 3 * 32 * 32
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a plain or gzip file; a gzip file is told by its first two bytes, not its name."""
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw
+    """The content of a plain or gzip file; a gzip file is told by its first two bytes, not its name.
+
+    Raises:
+        LabError: a damaged gzip file, or more content than any file of these data sets has.
+    """
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        try:
+            content = (gzip.GzipFile(fileobj=raw) if packed else raw).read(MOST + 1)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise LabError(f"{path}: damaged or truncated gzip file ({error}); delete it and fetch it again") from None
+    if len(content) > MOST:
+        raise LabError(
+            f"{path}: {'expands to' if packed else 'has'} more than {MOST:,} bytes, which no file of these data sets "
+            "does; delete it and fetch it again"
+        )
+    return content
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The content of a text file of a data set.
+
+    Raises:
+        LabError: it cannot be read, is no such text, or longer than any of them.
+    """
     try:
-        return gzip.decompress(raw)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise LabError(f"{path}: damaged or truncated gzip file ({error}); delete it and fetch it again") from None
+        return read_bytes(path).decode(encoding)
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise LabError(f"{path}: not a text in {encoding}") from None
 
 
 def uint8_tensor(content: bytes, offset: int = 0) -> Tensor:

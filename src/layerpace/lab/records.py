@@ -24,20 +24,25 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from ..files import FileError, Part, load_saved, parse_json, read_bytes, read_json
 from ..monitors.folder import INITIAL
 from ..monitors.follower import RECORDS, RUN
+from ..printable import printable
 from .errors import LabError, UsageError
 
 CONFIG, RESULTS, DONE, LOCK = "config.json", "results.json", "DONE", ".lock"
 ASIDE = ".overwritten"  # what --overwrite is about to delete
 KIND = "layerpace compare"  # marks config.json as ours
 CURVE = "curve.jsonl"
+FIGURES = ("test_score", "validation_score", "steps_to_target", "step_ms", "optimizer_ms", "unevenness")  # of DONE
+AGAIN = "delete it, and the run starts again"
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.pt"
 
 
@@ -64,11 +69,44 @@ def digest(value: Any, length: int = 8) -> str:
 def write(path: Path, content: str | bytes) -> None:
     """Write aside, flush to disk, rename: `path` holds the old content or the new, never a part."""
     aside = path.with_name(path.name + ".part")
-    with open(aside, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(aside, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        dropped(aside)
+        raise OSError(error.errno, error.strerror, str(path)) from None  # that of a full disk names no file
     os.replace(aside, path)
+
+
+def dropped(*paths: Path) -> None:
+    """Remove files, as far as that can be."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a run that is done needs no more, and has if it was killed right before or after DONE was written."""
+    dropped(*(folder / name for name in (CHECKPOINT, f"{CHECKPOINT}.part", f"{WEIGHTS}.part")))
+
+
+class Noting:
+    """A file that keeps the error of a write: torch raises another one, which does not say that the disk is full."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.error = file, OSError()
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def make_folder(path: Path) -> None:
@@ -93,28 +131,51 @@ class RunFolder:
             write(path / CONFIG, to_json(config, indent=2))
 
     def kept(self) -> dict[str, Any]:
-        """What config.json says."""
-        config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
-        return config
+        """What config.json says.
+
+        Raises:
+            FileError: it cannot be read.
+        """
+        return read_json(self.path / CONFIG).table()
 
     def result(self) -> dict[str, Any] | None:
-        """What DONE holds, None for a run that is not finished."""
-        done = self.path / DONE
-        return json.loads(done.read_text()) if done.exists() else None
+        """What DONE holds, None for a run that is not finished; one that is has no checkpoint any more.
+
+        Raises:
+            LabError: DONE is no result, so nobody may say whether the run is finished.
+        """
+        path = self.path / DONE
+        if not path.exists():
+            return None
+        try:
+            found = result_in(read_json(path))
+        except FileError as error:
+            raise LabError(f"{error}; delete it to make the run again") from None
+        tidy(self.path)
+        return found
 
     def finish(self, result: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
         """Keep the final weights, then say that the run is done; the checkpoint has served."""
         self.store(WEIGHTS, weights)
         write(self.path / DONE, to_json(result, indent=2))
-        (self.path / CHECKPOINT).unlink(missing_ok=True)
+        tidy(self.path)
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.writelines(to_json(row) + "\n" for row in rows)
+        path = self.path / name
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.writelines(to_json(row) + "\n" for row in rows)
+        except OSError as error:
+            raise full(path, error) from None
 
     def read(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a file; [] where there is none.
+
+        Raises:
+            LabError: one is no JSON object; it is named.
+        """
         path = self.path / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return rows_of(path, read_bytes(path)) if path.exists() else []
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint that knows how long curve.jsonl is now."""
@@ -122,27 +183,102 @@ class RunFolder:
 
     def store(self, name: str, state: Mapping[str, Any]) -> None:
         aside = self.path / f"{name}.part"
-        with open(aside, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(aside, "wb") as file:
+                noting = Noting(file)
+                try:
+                    torch.save(dict(state), noting)  # type: ignore[arg-type]
+                except RuntimeError:
+                    if noting.error.errno is None:
+                        raise
+                    raise noting.error from None
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            dropped(aside)
+            raise full(self.path / name, error) from None
         os.replace(aside, self.path / name)
 
     def restore(self, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint; cuts curve.jsonl to where it was then. None: there is none, and no record is left."""
-        path = self.path / CHECKPOINT
+        """The last checkpoint; cuts curve.jsonl to where it was then. None: there is none, and no record is left.
+
+        Raises:
+            LabError: the checkpoint cannot be read, or curve.jsonl is not what it was then; nothing is changed.
+        """
+        path, curve = self.path / CHECKPOINT, self.path / CURVE
         state: dict[str, Any] | None = None
         if path.exists():
-            state = torch.load(path, map_location=device, weights_only=True)
-        if (self.path / CURVE).exists():
-            os.truncate(self.path / CURVE, state["curve_length"] if state else 0)
+            state = self.checked(device)
+        if curve.exists():
+            os.truncate(curve, state["curve_length"] if state else 0)
         for name in () if state else (RUN, RECORDS, INITIAL):
             (self.path / name).unlink(missing_ok=True)
         return state
 
+    def checked(self, device: torch.device) -> dict[str, Any]:
+        """The checkpoint, if it and what it goes on with are whole."""
+        path, curve = self.path / CHECKPOINT, self.path / CURVE
+        try:
+            state = load_saved(path, device)
+        except FileError as error:
+            raise LabError(f"{error}; {AGAIN}") from None
+        length = state.get("curve_length") if isinstance(state, dict) else None
+        if type(length) is not int:
+            raise self.strange("it holds something else")
+        if not 0 <= length <= self.length(CURVE):
+            raise LabError(
+                f"{printable(curve)} has {self.length(CURVE)} bytes, and had {length} when {CHECKPOINT} was written: "
+                f"it was cut or lost; delete {CHECKPOINT}, and the run starts again"
+            )
+        rows_of(curve, read_bytes(curve)[:length] if length else b"")
+        return dict(state)
+
+    def strange(self, reason: str) -> LabError:
+        """The error for a checkpoint that does not fit its run."""
+        return LabError(f"{printable(self.path / CHECKPOINT)} is not this run's: {printable(reason)[:200]}; {AGAIN}")
+
     def length(self, name: str) -> int:
         path = self.path / name
         return path.stat().st_size if path.exists() else 0
+
+
+def rows_of(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """JSON objects, a line each; a LabError names the line that is none."""
+    rows = []
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), 1):
+        try:
+            rows.append(parse_json(line, "").table())
+        except FileError as error:
+            reason = str(error).rpartition(": ")[2]
+            raise LabError(
+                f"{printable(path)}, line {number}: {reason}; delete {DONE} and {CHECKPOINT} beside it, and the run is "
+                "made again"
+            ) from None
+    return rows
+
+
+def result_in(part: Part) -> dict[str, Any]:
+    """The result of a training; a FileError names the field that it has not."""
+    status = part["status"]
+    if status.text() not in ("done", "diverged"):
+        raise status.wrong("done or diverged")
+    well = status.text() == "done"
+    for name in FIGURES:
+        if part[name].value is not None or (well and name == "test_score"):
+            part[name].number()
+    if not well:
+        part["diverged_at"].whole()
+    for layer in part["layers"].items():
+        layer.text()
+    return part.table()
+
+
+def full(path: Path, error: OSError) -> LabError:
+    """The error for a file of a run that cannot be written."""
+    return LabError(
+        f"{printable(path)} cannot be written: {error.strerror or error}; what was written before it is whole: once "
+        "there is room, go on with --resume"
+    )
 
 
 class Folder:
@@ -196,8 +332,8 @@ class Folder:
         if not path.exists():
             return None
         try:
-            config = json.loads(path.read_text())
-        except ValueError:
+            config = read_json(path).value
+        except FileError:
             config = None
         if not isinstance(config, dict) or config.get("kind") != KIND:
             raise UsageError(f"{path} is not a comparison's: use another --out")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..files import FileError, read_json
 from ..monitors.folder import INITIAL
 from ..monitors.follower import RECORDS, RUN
 from ..monitors.lock import LOCK as WRITER
@@ -70,8 +70,8 @@ def kept(path: Path) -> dict[str, Any] | None:
             raise UsageError(f"{path} has a {DONE} and no {CONFIG}, so whose it is nobody knows: use another --out")
         return None
     try:
-        config = json.loads((path / CONFIG).read_text())
-    except ValueError:
+        config = read_json(path / CONFIG).value
+    except FileError:
         config = None
     if not isinstance(config, dict) or "kind" in config or "fingerprint" not in config:
         raise UsageError(f"{path / CONFIG} is not a training's: use another --out")

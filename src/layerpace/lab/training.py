@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..monitors.monitor import Monitor
 from .batches import Batches, evenly, portion
 from .clock import StepClock
-from .errors import Stopped
+from .errors import LabError, Stopped, one_line
 from .methods import Method
 from .parallel import Team
 from .recording import scalars, state_of, steps_to, summary, watch
-from .records import CURVE, RunFolder
+from .records import CHECKPOINT, CURVE, RunFolder
 from .reproducible import weights_digest
 from .schedule import scheduler
 from .settings import Settings
@@ -85,9 +86,7 @@ class Run:
         """Run to the end, or to the first loss that is not finite, and write DONE."""
         place = self.device if self.team.size == 1 else torch.device("cpu")
         state = handed_out(self.team, lambda: self.folder.restore(place))
-        self.monitor = watch(
-            self.model, self.optimizer, self.settings.record_every, self.folder, resume=state is not None
-        )
+        self.monitor = self.watched(resume=state is not None)
         try:
             if self.team.regroups:
                 self.rehearse()
@@ -116,6 +115,15 @@ class Run:
         except BaseException:
             self.monitor.abandon()  # what goes on, goes on from the checkpoint
             raise
+
+    def watched(self, resume: bool) -> Monitor:
+        """The run's monitor; a LabError where what it has recorded is damaged."""
+        try:
+            return watch(self.model, self.optimizer, self.settings.record_every, self.folder, resume)
+        except (ValueError, KeyError, TypeError) as error:
+            if not resume:
+                raise
+            raise LabError(f"{one_line(error)}; delete {CHECKPOINT} beside it, and the run starts again") from None
 
     def rehearse(self) -> bool:
         """A backward pass that leaves no trace, so that all steps add gradients in one order: also after going on.
@@ -283,13 +291,23 @@ class Run:
         self.saved = time.monotonic()
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; a LabError where it is another run's, or damaged."""
+        try:
+            self.take(state)
+        except KeyError as error:
+            raise self.folder.strange(f"it has no {error}") from None
+        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise self.folder.strange(one_line(error)) from None
+
+    def take(self, state: dict[str, Any]) -> None:
         self.done, self.read, self.score = state["step"], state["read"], state["score"]
         load_model(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         # Losses that are not looked at yet are sums over all processes: one of them has them.
+        if state["losses"].shape != self.losses.shape or not 0 <= self.read <= self.done <= self.settings.steps:
+            raise ValueError(f"it is of step {self.done}, and has {len(state['losses'])} losses")
         self.losses = state["losses"].to(self.device) if self.team.first else torch.zeros_like(self.losses)
         self.monitor.load_state_dict(state["monitor"])
         self.clock.load(state["clock"])

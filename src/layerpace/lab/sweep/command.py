@@ -103,6 +103,7 @@ def make(spec: Spec, out: Path, settings: Settings, driver: Driver, console: Con
     lock = Lock(out / LOCK)
     try:
         write(out / SWEEP, to_json({"kind": KIND, "from": settings.spec, "spec": spec.table}, indent=2))
+        driver.tidy(*driver.runs)
         if not driver.queue and driver.searcher.finished():
             return
         with StopSignals() as signals, reporter(console, spec.objective) as progress:
@@ -116,7 +117,7 @@ def make(spec: Spec, out: Path, settings: Settings, driver: Driver, console: Con
 
 def executor(spec: Spec, out: Path, settings: Settings, runs: int) -> Executor:
     """The executor that was asked for; on this machine no more jobs at once than there are runs to make."""
-    threads = [request["threads"] for request in spec.requests if request.get("threads")]
+    threads = [number for request in spec.requests if isinstance(number := request.get("threads"), int) and number > 0]
     most = max(threads) if threads else None
     jobs = settings.jobs
     if settings.executor == "local":

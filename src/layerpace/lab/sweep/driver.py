@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import LabError, Stopped
-from ..records import CONFIG, DONE, to_json, write
+from ..records import CONFIG, DONE, tidy, to_json, write
 from ..stopping import StopSignals
 from .process import last_line
 from .protocol import FAILED, REQUEST, Config, Executor, Job, Outcome, Request, Result, Searcher
@@ -80,10 +80,19 @@ class Driver:
         run.result = result_of(run.folder)
         if run.result is not None:
             run.status = "before"
+            if self.executor is not None:
+                self.tidy(run)
         elif self.keep_failed and (run.folder / FAILED).exists():
             run.status, run.error = "failed", last_line(run.folder / FAILED)
         if run.ended:
             self.reporter.ended(run)
+
+    def tidy(self, *runs: Run) -> None:
+        """Remove the checkpoints of trainings that were killed right after their DONE."""
+        if self.runs.runner.reference.startswith("layerpace."):
+            for run in runs:
+                if run.status == "before":
+                    tidy(run.folder)
 
     def run(self, executor: Executor, reporter: Reporter, signals: StopSignals, close: bool = True) -> None:
         """Make all runs.

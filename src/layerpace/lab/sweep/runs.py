@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ...files import FileError, read_json
 from ..errors import LabError
 from ..records import DONE
 from .protocol import REQUEST, Request, Result
@@ -72,9 +72,9 @@ class Runs:
     def earlier(self) -> Iterator[tuple[Request, Path]]:
         """The requests of the folders that are there already, where they still mean the same run."""
         for path in sorted(self.out.glob(f"runs/*/{REQUEST}")):
+            request = read(path)
             try:
-                request = json.loads(path.read_text())
-                if resolve(self.runner, request).name == path.parent.name:
+                if request and resolve(self.runner, request).name == path.parent.name:
                     yield request, path.parent
             except (OSError, ValueError, LabError):  # half a copy of a folder, or an option that there is no more
                 continue
@@ -88,18 +88,18 @@ def result_of(folder: Path) -> Result | None:
     """
     path = folder / DONE
     try:
-        result = json.loads(path.read_text())
+        result = read_json(path).value
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} cannot be read ({error}): delete it to make the run again") from None
+    except FileError as error:
+        raise LabError(f"{error}; delete it to make the run again") from None
     return result if isinstance(result, Mapping) else {"result": result}
 
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON object; {} where there is none."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = read_json(path).value
+    except (OSError, FileError):
         return {}
     return found if isinstance(found, dict) else {}

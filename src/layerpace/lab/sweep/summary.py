@@ -88,7 +88,8 @@ def table(found: Sequence[Choice], keys: Sequence[str], objective: Objective) ->
         cells = [text(choice.runs[0].made.request.get(key)) for key in keys]
         cells.append(spread(choice.values))
         if held_out:
-            cells.append(spread([r.result[SCORES[1]] for r in choice.runs if r.result and r.result.get(SCORES[1])]))
+            tested = [run.result.get(SCORES[1]) for run in choice.runs if run.result]
+            cells.append(spread([score for score in tested if isinstance(score, int | float)]))
         bad = len(choice.runs) - len(choice.values)
         cells.append(f"{len(choice.runs)}" + (f", {bad} diverged or failed" if bad else ""))
         made.add_row(*(Text(cell) for cell in cells))
