@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import errno
 import importlib.util
 import io
 import os
@@ -65,7 +66,8 @@ def dispatch(arguments: Sequence[str]) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:  # a folder that may not be written, a full disk
-        complain(one_line(error), 1, each=True)
+        wrong = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)  # no file can have such a name
+        complain(one_line(error), EXIT_USAGE if wrong else 1, each=not wrong)
     except Stopped as stop:
         kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
         again = shlex.join([*kept, "--resume"] if stop.resume else kept)

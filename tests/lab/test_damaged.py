@@ -84,6 +84,9 @@ def test_each_file_of_a_run_that_is_gone_on_with(
         damage(folder / name)
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         outcome = resumed(folder, capsys)
+        if name == "records.jsonl":  # what is whole of it is read
+            assert not outcome.faults(err_lines=None), outcome
+            continue
         said(outcome, name, "delete" if name != "config.json" else "use another --out")
         kept = {path.name: path.read_bytes() for path in folder.iterdir()}
         assert {key: kept[key] for key in FILES} == {key: before[key] for key in FILES}

@@ -8,11 +8,14 @@ from typing import NoReturn
 from ..printable import printable
 
 EXIT_USAGE = 2
+LONGEST = 2000  # characters of an error: what was given may be as long as the system lets it
 
 
 def say(message: str) -> None:
     """One line on stderr."""
-    print(f"layerpace: {printable(' '.join(message.split()))}", file=sys.stderr)
+    said = " ".join(message.split())
+    said = said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
+    print(f"layerpace: {printable(said)}", file=sys.stderr)
 
 
 def complain(message: str, status: int, each: bool = False) -> NoReturn:

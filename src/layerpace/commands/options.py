@@ -19,6 +19,7 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int:
 many = Parameter(consume_multiple=True, negative="")
 flag = Parameter(negative="", show_default=False)
 
+MOST_JOBS, MOST_RETRIES = 10_000, 1000
 Whole = Annotated[int, Parameter(converter=whole)]
 WholeOrNone = Annotated[int | None, Parameter(converter=whole)]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import WholeOrNone, flag
+from .options import MOST_JOBS, WholeOrNone, flag
 
 EXIT_FAILED = 3
 
@@ -87,6 +87,8 @@ def add(app: App) -> None:
             complain("--list, --page and --redraw: choose one", EXIT_USAGE)
         if jobs is not None and jobs < 1:
             complain(f"--jobs {jobs}: must be at least 1", EXIT_USAGE)
+        if jobs is not None and jobs > MOST_JOBS:
+            complain(f"--jobs {jobs}: must be at most {MOST_JOBS}", EXIT_USAGE)
         if address is not None and executor == "local":
             complain(f"--address {address}: goes with --executor ray", EXIT_USAGE)
         if json and (page or redraw):

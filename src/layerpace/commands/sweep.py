@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from . import EXIT_USAGE, complain
-from .options import Whole, WholeOrNone, flag
+from .options import MOST_JOBS, MOST_RETRIES, Whole, WholeOrNone, flag
 
 EXIT_FAILED = 3
 
@@ -99,8 +99,12 @@ def add(app: App) -> None:
 
         if jobs is not None and jobs < 1:
             complain(f"--jobs {jobs}: must be at least 1", EXIT_USAGE)
+        if jobs is not None and jobs > MOST_JOBS:
+            complain(f"--jobs {jobs}: must be at most {MOST_JOBS}", EXIT_USAGE)
         if retries < 0:
             complain(f"--retries {retries}: must be 0 or more", EXIT_USAGE)
+        if retries > MOST_RETRIES:
+            complain(f"--retries {retries}: must be at most {MOST_RETRIES}", EXIT_USAGE)
         if address is not None and executor == "local":
             complain(f"--address {address}: goes with --executor ray", EXIT_USAGE)
         failed = run(Settings(spec, out, executor, address, jobs, retries, keep_failed, dry_run, json))

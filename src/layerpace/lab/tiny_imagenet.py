@@ -16,9 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..printable import printable
 from .dataset import Dataset, pixel_scale
 from .errors import LabError, one_line
 from .extras import require
+from .formats import read_text
+
+FORMATS = ("JPEG", "PNG")  # of Pillow's many, one of which starts Ghostscript
+LARGEST = 512  # pixels to a side; Tiny ImageNet's images have 64, and all are in memory together
 
 
 def read_tiny_imagenet(folder: Path) -> Dataset:
@@ -64,9 +69,9 @@ def labelled(val: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
     source = val / "val_annotations.txt"
     labels = {name: label for label, name in enumerate(names)}
     found = []
-    for number, line in enumerate(source.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(source).splitlines(), 1):
         file, *rest = line.split("\t")
-        if not rest or rest[0] not in labels:
+        if not rest or rest[0] not in labels or Path(file).name != file:
             raise LabError(f"{source}, line {number}: {line[:80]!r} is not a file and one of train's classes")
         found.append((val / "images" / file, labels[rest[0]]))
     if not found:
@@ -81,10 +86,12 @@ def decoded(paths: Sequence[Path]) -> Tensor:
 
     def pixels(path: Path) -> Tensor:
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                if max(image.size) > LARGEST:
+                    raise ValueError(f"{image.width}x{image.height} pixels, of at most {LARGEST}x{LARGEST}")
                 return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        except OSError as error:
-            raise LabError(f"{path}: {one_line(error)}") from None
+        except Exception as error:  # whatever Pillow makes of a damaged file
+            raise LabError(f"{printable(path)}: {printable(one_line(error))}") from None
 
     first = pixels(paths[0])
     images = torch.empty(len(paths), *first.shape, dtype=torch.uint8, device="cpu")

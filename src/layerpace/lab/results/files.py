@@ -32,6 +32,8 @@ def check(path: Path) -> None:
         raise UsageError(f"--out {path}: the name must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():  # a pipe or a device, which the table would take the place of
+        raise UsageError(f"--out {path} is no regular file")
     if not path.parent.is_dir():
         raise UsageError(f"--out {path}: there is no folder {path.parent}")
     if path.suffix == ".parquet":

@@ -142,7 +142,7 @@ def plan(console: Console, spec: Spec, driver: Driver) -> None:
         begun = "begun" if run.status == "waiting" and run.folder.exists() else run.status
         word = {"before": "finished", "waiting": "to make", "begun": "to go on with"}.get(begun, begun)
         name = run.folder.name if code is None or run.folder.exists() else ""
-        console.print(f"{word:<14} {label(run, keys)}  {name}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{word:<14} {label(run, keys)}  {name}".rstrip(), soft_wrap=True, highlight=False, markup=False)
     if code is not None:
         console.print(
             f"{code} is code that a dry run does not import: runs are told by their options alone, and whether it has "

@@ -82,6 +82,8 @@ def _report(paths: Sequence[Path], out: Path | None, title: str | None, warn: Wa
         out = (paths[0] if paths[0].is_dir() else paths[0].parent) / PAGE if len(paths) == 1 else Path(PAGE)
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: give a file, such as {out / PAGE}")
+    if out.exists() and not out.is_file():  # a pipe or a device, which the page would take the place of
+        raise ValueError(f"--out {out} is no regular file")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}")
     return write_report(with_records, out, title, results, notes)
