@@ -63,7 +63,7 @@ def test_hostile_command_lines(
     assert not wrong, json.dumps(wrong[:20], indent=1)
     errors = [(line, end) for line, end in found if end.status]
     unlike = [(shown(line), end.err) for line, end in errors
-              if len(end.err) > 8000 or sum(part.startswith("layerpace: ") for part in end.err.splitlines()) != 1
+              if len(end.err) > 5000 or sum(part.startswith("layerpace: ") for part in end.err.splitlines()) != 1
               ]  # fmt: skip
     assert not unlike, json.dumps(unlike[:20], indent=1)
     number = Counter(end.status for _, end in found)

@@ -205,5 +205,5 @@ def test_data_that_would_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
             ratings.read_ratings(tmp_path / "u1.base")
         assert len(str(error.value)) < 400
     (tmp_path / "u1.base").write_bytes(b"\xff\xfe")
-    with pytest.raises(LabError, match="not a text in ascii"):
+    with pytest.raises(LabError, match="not a text of ratings in ascii"):
         ratings.read_ratings(tmp_path / "u1.base")

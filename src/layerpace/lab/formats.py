@@ -43,8 +43,8 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The content of a text file of a data set.
+def read_text(path: Path, encoding: str = "utf-8", what: str = "text") -> str:
+    """The content of a text file of a data set; ``what`` is what an error calls it.
 
     Raises:
         LabError: it cannot be read, is no such text, or longer than any of them.
@@ -54,7 +54,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise LabError(f"{path}: not a text in {encoding}") from None
+        raise LabError(f"{path}: not a {what} in {encoding}") from None
 
 
 def uint8_tensor(content: bytes, offset: int = 0) -> Tensor:

@@ -48,7 +48,7 @@ def read_movielens(folder: Path, split: str = "u1") -> Dataset:
 
 def read_ratings(path: Path) -> tuple[Tensor, Tensor]:
     """(inputs, targets) of a file of lines "user item rating timestamp", tab-separated, numbered from 1."""
-    lines = read_text(path, "ascii").splitlines()
+    lines = read_text(path, "ascii", "text of ratings").splitlines()
     pairs, ratings = [], []
     for number, line in enumerate(lines, 1):
         try:
@@ -56,8 +56,9 @@ def read_ratings(path: Path) -> tuple[Tensor, Tensor]:
         except ValueError:
             raise LabError(f"{path}, line {number}: {line[:80]!r} is not user, item, rating, timestamp") from None
         if not 1 <= user <= MOST_IDS or not 1 <= item <= MOST_IDS or not LOWEST <= rating <= HIGHEST:
+            said = f"user {user}, item {item}, rating {rating}"
             raise LabError(
-                f"{path}, line {number}: {line[:80]!r}: users and items count from 1 to at most {MOST_IDS:,}, ratings "
+                f"{path}, line {number}: {said[:80]}: users and items count from 1 to at most {MOST_IDS:,}, ratings "
                 f"go from {LOWEST} to {HIGHEST}"
             )
         pairs.append((user - 1, item - 1))

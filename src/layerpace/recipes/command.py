@@ -204,4 +204,4 @@ def judged(recipe: Recipe, data: Data) -> list[Finding]:
 
 
 def tell(err: Console, recipe: Recipe, error: Exception) -> None:
-    err.print(f"{recipe.name}: {one_line(error)}", soft_wrap=True, highlight=False, markup=False)
+    err.print(f"{recipe.name}: {one_line(error)[:2000]}", soft_wrap=True, highlight=False, markup=False)

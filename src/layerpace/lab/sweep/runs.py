@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...files import FileError, read_json
+from ...printable import printable
 from ..errors import LabError
 from ..records import DONE
 from .protocol import REQUEST, Request, Result
@@ -92,7 +93,8 @@ def result_of(folder: Path) -> Result | None:
     except FileNotFoundError:
         return None
     except FileError as error:
-        raise LabError(f"{error}; delete it to make the run again") from None
+        reason = str(error).removeprefix(printable(path)).lstrip(",: ")
+        raise LabError(f"{printable(path)} cannot be read ({reason}): delete it to make the run again") from None
     return result if isinstance(result, Mapping) else {"result": result}
 
 
