@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <stdexcept>
 
 #include "threads.hpp"
 
@@ -24,6 +25,9 @@ double seconds(int64_t n, int threads, Body body) {
 }  // namespace
 
 Bandwidth measure_bandwidth(int64_t n, int threads, int repetitions) {
+  if (n < 1 || n > int64_t{1} << 40 || threads < 1 || repetitions < 1) {
+    throw std::invalid_argument("numbers, threads and repetitions must be at least 1");
+  }
   std::unique_ptr<float[]> array[4];
   for (auto &x : array) x.reset(new float[n]);
   float *a = array[0].get(), *b = array[1].get(), *c = array[2].get(), *d = array[3].get();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "threads.hpp"
 
@@ -32,16 +33,6 @@ int64_t cached_bytes() {
     return (size > 0 ? size : int64_t{512} << 10) * 3 / 4;
   }();
   return bytes;
-}
-
-Storage storage_of(const dlpack::DataType &type, const char *what) {
-  const bool complex = type.code == dlpack::kComplex;
-  const int bits = complex ? type.bits / 2 : type.bits;
-  if (type.code == dlpack::kBfloat && bits == 16) return Storage::bf16;
-  if ((type.code == dlpack::kFloat || complex) && bits == 64) return Storage::f64;
-  if ((type.code == dlpack::kFloat || complex) && bits == 32) return Storage::f32;
-  if (type.code == dlpack::kFloat && bits == 16) return Storage::f16;
-  throw std::invalid_argument(std::string("no kernel for the dtype of ") + what);
 }
 
 uint64_t mix64(uint64_t x) {
@@ -106,6 +97,7 @@ Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::str
       velocity_(watch_.state_index("velocity")),
       master_(watch_.state_index("master")) {
   const Watch &watch = watch_;
+  const Watch::Use use(watch);
   auto index = [&](const std::string &name) {
     int at = watch.state_index(name);
     if (at < 0) throw std::invalid_argument("the state " + name + " is not watched");
@@ -114,6 +106,7 @@ Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::str
   for (const auto &name : states) states_.push_back(index(name));
   const int of_direction = direction_memory.empty() ? -1 : index(direction_memory);
   const int of_rule = rule_memory.empty() ? -1 : index(rule_memory);
+  if (states_.size() > std::size(Piece{}.s)) throw std::invalid_argument("more moments than a direction has");
   if (watch.size() == 0 || sizes.size() != watch.size()) throw std::invalid_argument("no parameters, or no sizes");
 
   param_storage_ = storage_of(watch.param(0).dtype, "a parameter");
@@ -123,17 +116,23 @@ Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::str
   working_bytes_ = wide ? 8 : 4;
   moment_storage_ = moments.empty() ? (wide ? Storage::f64 : Storage::f32)
                                     : storage_of(watch.state(0, moments[0]).dtype, "a moment");
+  const Storage working = wide ? Storage::f64 : Storage::f32;
+  if ((moment_storage_ != working && (wide || moment_storage_ != Storage::bf16)) ||
+      (master_ >= 0 && bytes(param_storage_) != 2)) {
+    throw std::invalid_argument("no kernel for moments or a master copy of this dtype");
+  }
   entry_bytes_ = 2 * bytes(param_storage_) + static_cast<int64_t>(moments.size()) * bytes(moment_storage_) +
                  (master_ >= 0 ? 4 : 0) + working_bytes_;
 
   size_t chunks = 0;
   for (size_t i = 0; i < watch.size(); ++i) {
     const Description &param = watch.param(i);
-    const int64_t reals = param.dtype.code == dlpack::kComplex ? 2 : 1, numel = param.numel() * reals;
+    const std::vector<int64_t> &rows = sizes[i];
+    const int64_t numel = param.reals();
     auto check = [&](const Description &other, Storage storage, const char *what) {
-      const int64_t own = other.numel() * (other.dtype.code == dlpack::kComplex ? 2 : 1);
-      if (storage_of(other.dtype, what) != storage || own != numel || other.device.type != dlpack::kCPU) {
-        throw std::invalid_argument(std::string("no kernel for the dtype or shape of ") + what);
+      if (storage_of(other.dtype, what) != storage || !other.has_memory() || other.reals() != numel ||
+          !same_layout(param, other, !rows.empty())) {
+        throw std::invalid_argument(std::string("no kernel for the dtype, the shape or the memory of ") + what);
       }
     };
     check(param, param_storage_, "a parameter");
@@ -142,12 +141,16 @@ Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::str
     if (master_ >= 0) check(watch.state(i, master_), Storage::f32, "a master copy");
     auto check_numbers = [&](int state, int64_t count) {
       const Description &numbers = watch.state(i, state);
-      if (numbers.dtype.code != dlpack::kFloat || numbers.dtype.bits != 64 || numbers.numel() != count ||
-          numbers.device.type != dlpack::kCPU) {
+      if (numbers.dtype.code != dlpack::kFloat || numbers.dtype.bits != 64 || !numbers.has_memory() ||
+          numbers.numel() != count || !numbers.contiguous()) {
         throw std::invalid_argument("a number of each layer is not float64, or of another shape");
       }
     };
-    const std::vector<int64_t> &rows = sizes[i];
+    if (!rows.empty()) {
+      int64_t left = param.shape.empty() ? -1 : param.shape[0];
+      for (int64_t size : rows) left = size < 0 || size > left ? -1 : left - size;
+      if (left != 0) throw std::invalid_argument("the layers of a parameter are not all of it");
+    }
     if (of_direction >= 0) check_numbers(of_direction, rows.empty() ? 1 : param.shape[0]);
     if (of_rule >= 0) check_numbers(of_rule, rows.empty() ? 1 : static_cast<int64_t>(rows.size()));
     const int64_t row = rows.empty() ? numel : numel / std::max<int64_t>(1, param.shape[0]);
@@ -164,7 +167,6 @@ Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::str
       chunks += layer.chunks, first += layer.n, first_row += layer.memory_rows;
       layers_.push_back(layer);
     }
-    if (first != numel) throw std::invalid_argument("the layers of a parameter are not all of it");
   }
   arrange();
   partial_.resize(chunks * COLUMN_COUNT);
@@ -172,8 +174,42 @@ Bucket::Bucket(nb::object owner, std::vector<std::string> states, const std::str
   progress_.reset(new Progress[layers_.size()]);
 }
 
+void Bucket::set_job(const Job &next) {
+  const Watch::Use use(watch_);
+  job = next;
+}
+
+void Bucket::set_rule(const Rule &next) {
+  const Watch::Use use(watch_);
+  next_rule_ = next;
+}
+
+// The tensors stay what they are while `run` runs, without the interpreter's lock.
+template <class Run>
+void Bucket::call(const Request &request, Run run) {
+  const Watch::Use use(watch_);
+  begin(request);
+  nb::gil_scoped_release unlocked;
+  run();
+}
+
 void Bucket::begin(const Request &request) {
   request_ = &request;
+  threads_ = usable_threads(request.threads);
+  const auto rows = static_cast<int64_t>(layers_.size());
+  vectors_.t = numbers(request.t_L, rows, "t_L"), vectors_.lr = numbers(request.lr_L, rows, "lr_L");
+  vectors_.weight_decay = numbers(request.weight_decay_L, rows, "weight_decay_L");
+  vectors_.ok = flags(request.ok_L, rows, "ok_L"), vectors_.undecayed = flags(request.undecayed_L, rows, "undecayed_L");
+  vectors_.excluded = flags(request.excluded_L, rows, "excluded_L");
+  vectors_.c = numbers(request.c_L, rows, "c_L"), vectors_.b = numbers(request.b_L, rows, "b_L");
+  vectors_.ratio = numbers(request.ratio_L, rows, "ratio_L");
+  vectors_.table = numbers(request.table_LC, rows * static_cast<int64_t>(request.columns.size()), "table_LC");
+  vectors_.measured = numbers(request.measured_LM, rows * MEASURED_COUNT, "measured_LM");
+  if (vectors_.measured && !request.measure) throw std::invalid_argument("measured_LM without measure");
+  if (static_cast<size_t>(kernels().states(job.direction)) != states_.size() ||
+      (job.direction == kNAdam && !layers_[0].direction_memory) || (job.update != kDisplace && velocity_ < 0)) {
+    throw std::invalid_argument("the direction or the update needs other state than there is");
+  }
   job.param = param_storage_, job.moment = moment_storage_;
   job.columns = 0;
   for (int column : request.columns) job.columns |= 1u << column;
@@ -182,7 +218,7 @@ void Bucket::begin(const Request &request) {
 
 // The constants of the direction: one set for all layers, unless their step counts or their memories differ.
 void Bucket::prepare_constants() {
-  const Vectors &vectors = request_->vectors;
+  const Vectors &vectors = vectors_;
   std::vector<double> options(request_->options);
   options.resize(CONSTANTS);
   constants_by_layer_ = vectors.t || layers_[0].direction_memory;
@@ -197,53 +233,68 @@ void Bucket::prepare_constants() {
 }
 
 void Bucket::gradient_sums(const Request &request) {
-  begin(request);
-  rule = Rule{};
-  sums_ = kernels().gradient;
-  run(1);
-  write_table();
+  call(request, [this] {
+    rule = Rule{};
+    sums_ = kernels().gradient;
+    run(1);
+    write_table();
+  });
 }
 
 void Bucket::accumulate(const Request &request) {
-  begin(request);
-  rule = Rule{};
-  make_room(1);
-  prepare_constants();
-  sums_ = kernels().first;
-  run(1);
-  write_table();
-  take_over_squares();
+  call(request, [this] {
+    rule = Rule{};
+    make_room(1);
+    prepare_constants();
+    sums_ = kernels().first;
+    run(1);
+    write_table();
+    take_over_squares();
+    accumulated_ = true;
+  });
 }
 
 void Bucket::apply(const Request &request) {
-  begin(request);
-  rule = Rule{};
-  const Vectors &vectors = request.vectors;
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    progress_[layer].coefficients = {vectors.c ? vectors.c[layer] : 0.0, vectors.b[layer],
-                                     vectors.lr ? vectors.lr[layer] : 1.0};
-  }
-  run(2);
-  write_measured();
+  if (!accumulated_) throw std::runtime_error("accumulate comes before apply");
+  if (request.b_L.is_none()) throw std::invalid_argument("b_L is missing");
+  call(request, [this] {
+    rule = Rule{};
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      progress_[layer].coefficients = {vectors_.c ? vectors_.c[layer] : 0.0, vectors_.b[layer],
+                                       vectors_.lr ? vectors_.lr[layer] : 1.0};
+    }
+    accumulated_ = false;
+    run(2);
+    write_measured();
+  });
 }
 
 void Bucket::step(const Request &request) {
-  begin(request);
-  make_room(3);
-  prepare_constants();
-  sums_ = kernels().first;
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    if (one_pass(layer)) decide_layer(layer);
+  for (const nb::object *needed : {&request.lr_L, &request.weight_decay_L, &request.c_L, &request.b_L, &request.ratio_L}) {
+    if (needed->is_none()) throw std::invalid_argument("a vector of the layers is missing");
   }
-  run(3);
-  write_table();
-  take_over_squares();
-  write_measured();
+  if (next_rule_.id == RuleId::none || (next_rule_.id == RuleId::rotation && !layers_[0].rule_memory)) {
+    throw std::invalid_argument("there is no rule, or not what it remembers");
+  }
+  call(request, [this] {
+    rule = next_rule_;
+    accumulated_ = false;
+    make_room(3);
+    prepare_constants();
+    sums_ = kernels().first;
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      if (one_pass(layer)) decide_layer(layer);
+    }
+    run(3);
+    write_table();
+    take_over_squares();
+    write_measured();
+  });
 }
 
 void Bucket::write_table() const {
   const auto &columns = request_->columns;
-  double *out = request_->vectors.table;
+  double *out = vectors_.table;
   for (size_t layer = 0; out && layer < layers_.size(); ++layer) {
     for (int column : columns) *out++ = row_[layer * COLUMN_COUNT + column];
   }
@@ -261,7 +312,7 @@ void Bucket::take_over_squares() {
 }
 
 void Bucket::write_measured() const {
-  double *out = request_->vectors.measured;
+  double *out = vectors_.measured;
   for (size_t layer = 0; out && layer < layers_.size(); ++layer, out += MEASURED_COUNT) {
     for (int column = 0; column < MEASURED_COUNT; ++column) {
       double sum = 0;
@@ -306,7 +357,7 @@ Piece Bucket::piece_before(size_t layer, size_t chunk, size_t next_chunk, Piece 
 }
 
 bool Bucket::one_pass(size_t layer) const {
-  return rule.id == RuleId::identity || (request_->vectors.excluded && request_->vectors.excluded[layer]);
+  return rule.id == RuleId::identity || (vectors_.excluded && vectors_.excluded[layer]);
 }
 
 // Whether u is kept from the first pass to the second: it costs less to read than the moments that it is made of. The
@@ -375,7 +426,7 @@ void Bucket::finish_sums(size_t layer) {
 }
 
 LayerFacts Bucket::facts_of(size_t layer) const {
-  const Vectors &vectors = request_->vectors;
+  const Vectors &vectors = vectors_;
   LayerFacts facts{};
   facts.n = static_cast<double>(layers_[layer].n);
   facts.lr = vectors.lr[layer], facts.weight_decay = vectors.weight_decay[layer];
@@ -393,14 +444,15 @@ void Bucket::remember(size_t layer) {
 }
 
 void Bucket::decide_layer(size_t layer) {
-  const Vectors &vectors = request_->vectors;
+  const Vectors &vectors = vectors_;
   const LayerFacts facts = facts_of(layer);
   const Decision found = decide(&row_[layer * COLUMN_COUNT], facts, rule);
   vectors.c[layer] = found.c, vectors.b[layer] = found.b, vectors.ratio[layer] = found.ratio;
   Coefficients out{found.c, found.b, 1.0};
   if (request_->lr_outside) out = {found.ratio * facts.weight_decay, found.ratio, facts.lr};
+  // Beyond what weights are computed in they would be inf, and nan times a zero. nan stays.
   const double largest = param_storage_ == Storage::f64 ? LARGEST_DOUBLE : LARGEST_FLOAT;
-  if (out.b > largest) out.b = largest;
+  out.c = rules::clamp(out.c, -largest, largest), out.b = rules::clamp(out.b, -largest, largest);
   progress_[layer].coefficients = out;
 }
 
@@ -411,6 +463,7 @@ void Bucket::whole_layer(size_t layer, bool more) {
   const bool once = one_pass(layer);
   char *kept = !once && keeps_u() ? scratch(static_cast<int64_t>(own.chunks) * CHUNK * working_bytes_) : nullptr;
   Piece next_layer;
+  more = more && layers_[layer + 1].chunks > 0;
   if (more) next_layer = piece(layers_[layer + 1], 0);
   auto each_chunk = [&](auto run) {
     for (size_t chunk = 0; chunk < own.chunks; ++chunk) {
@@ -536,7 +589,6 @@ void Bucket::arrange() {
 }
 
 void Bucket::run(int passes) {
-  const int threads = std::max(1, request_->threads);
   std::fill(row_.begin(), row_.end(), 0.0);
   for (size_t layer : large_) {
     const auto chunks = static_cast<int64_t>(layers_[layer].chunks);
@@ -544,9 +596,9 @@ void Bucket::run(int passes) {
     progress_[layer].decided.store(false, std::memory_order_relaxed);
     progress_[layer].unmoved.store(passes == 3 ? chunks : 0, std::memory_order_relaxed);
   }
-  std::vector<Share>(large_.size() * 2 * static_cast<size_t>(threads)).swap(shares_);
+  std::vector<Share>(large_.size() * 2 * static_cast<size_t>(threads_)).swap(shares_);
   std::atomic<size_t> next{0};
-  on_threads(threads, [&](int thread, int count) {
+  on_threads(threads_, [&](int thread, int count) {
     for (size_t large = 0; large < large_.size(); ++large) {
       if (passes & 1) first_pass(large, thread, count);
       if (passes & 2) second_pass(large, thread, count);

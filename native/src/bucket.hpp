@@ -22,15 +22,16 @@ struct Vectors {
   double *measured = nullptr;  // [layers, MEASURED_COUNT]; null: nobody reads it
 };
 
+// What a call is asked for. Vectors come as tensors, which are looked at when they are used.
 struct Request {
   std::vector<double> options;  // of the direction
   double t = 0;                 // number of the step, where vectors.t is absent
   std::vector<int> columns;     // of the table
-  Vectors vectors;
   uint64_t seed = 0;
   int threads = 1;
   bool lr_outside = false;  // of the velocity: lr multiplies what is subtracted
   bool measure = false;     // add up what monitors read
+  nb::object t_L, lr_L, weight_decay_L, ok_L, undecayed_L, excluded_L, c_L, b_L, ratio_L, table_LC, measured_LM;
 };
 
 class Bucket {
@@ -40,8 +41,9 @@ class Bucket {
   Bucket(nb::object watch, std::vector<std::string> states, const std::string &direction_memory,
          const std::string &rule_memory, const std::vector<std::vector<int64_t>> &sizes);
 
-  Job job;    // options; set anew before each step
-  Rule rule;  // of `step`
+  // Options, set anew before each step; the rule is that of `step`.
+  void set_job(const Job &job);
+  void set_rule(const Rule &rule);
 
   void gradient_sums(const Request &request);
   void accumulate(const Request &request);
@@ -78,10 +80,12 @@ class Bucket {
     size_t begin, end;  // small layers
   };
 
+  template <class Run>
+  void call(const Request &request, Run run);
   void begin(const Request &request);
   Piece piece(const Layer &layer, size_t chunk) const;
   Piece piece_before(size_t layer, size_t chunk, size_t next_chunk, Piece &next) const;
-  bool held_back(size_t layer) const { return request_->vectors.ok && !request_->vectors.ok[layer]; }
+  bool held_back(size_t layer) const { return vectors_.ok && !vectors_.ok[layer]; }
   bool one_pass(size_t layer) const;
   bool keeps_u() const;
   bool in_cache(const Layer &layer) const;
@@ -121,7 +125,12 @@ class Bucket {
   std::vector<Batch> batches_;   // small ones, each of one thread
   std::vector<Share> shares_;    // [large, pass, thread]
   bool constants_by_layer_ = false;
+  Job job;
+  Rule rule, next_rule_;  // of this call, and of the next `step`
   const Request *request_ = nullptr;
+  Vectors vectors_;
+  int threads_ = 1;
+  bool accumulated_ = false;  // `apply` has something to apply
   void (*sums_)(const Job &, const Piece &, double *) = nullptr;
 };
 

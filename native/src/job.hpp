@@ -81,6 +81,7 @@ struct Piece {
 // The kernels of one instruction set.
 struct Kernels {
   const char *name;
+  int (*states)(DirectionId);  // how many moments a direction has
   void (*prepare)(DirectionId, const double *options, double t, double *memory, double *constants);
   // The sums of the gradient alone, before weight decay.
   void (*gradient)(const Job &, const Piece &, double *sums);

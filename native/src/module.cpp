@@ -17,40 +17,84 @@ using namespace layerpace;
 
 namespace {
 
-// Vectors come as addresses: tensors of Python's, checked there, which live as long as the call.
-template <class T>
-T *pointer(uintptr_t address) {
-  return reinterpret_cast<T *>(address);
-}
+// So many tensors of one dtype, whose memory is as it is in `like`, if that is given.
+struct Given {
+  std::vector<Description> tensors;
+  std::vector<int64_t> entries;
+  Tensors at;
+};
 
-Request request(const std::vector<double> &options, double t, const std::vector<int> &columns, uint64_t seed,
-                int threads, bool lr_outside, uintptr_t t_L, uintptr_t lr_L, uintptr_t weight_decay_L,
-                uintptr_t ok_L, uintptr_t undecayed_L, uintptr_t excluded_L, uintptr_t c_L, uintptr_t b_L,
-                uintptr_t ratio_L, uintptr_t table_LC, bool measure, uintptr_t measured_LM) {
-  Request out;
-  out.options = options, out.t = t, out.columns = columns, out.seed = seed, out.threads = threads;
-  out.lr_outside = lr_outside;
-  Vectors &v = out.vectors;
-  v.t = pointer<const double>(t_L), v.lr = pointer<const double>(lr_L);
-  v.weight_decay = pointer<const double>(weight_decay_L), v.ok = pointer<const bool>(ok_L);
-  v.undecayed = pointer<const bool>(undecayed_L), v.excluded = pointer<const bool>(excluded_L);
-  v.c = pointer<double>(c_L), v.b = pointer<double>(b_L), v.ratio = pointer<double>(ratio_L);
-  v.table = pointer<double>(table_LC), v.measured = pointer<double>(measured_LM);
-  out.measure = measure;
+Given given(nb::list list, const char *what, const Given *like = nullptr) {
+  Given out;
+  if (like && like->tensors.size() != nb::len(list)) throw nb::value_error("lists of different lengths");
+  for (nb::handle tensor : list) {
+    out.tensors.push_back(on_host(tensor, what));
+    const Description &found = out.tensors.back();
+    const Storage storage = storage_of(found.dtype, what);
+    const size_t i = out.tensors.size() - 1;
+    if (found.dtype.code == dlpack::kComplex || (i > 0 && storage != out.at.storage) ||
+        !same_layout(found, like ? like->tensors[i] : found)) {
+      throw nb::value_error("tensors of several dtypes, shapes or layouts");
+    }
+    out.at.storage = storage, out.at.at.push_back(found.data), out.entries.push_back(found.numel());
+  }
   return out;
 }
 
-Tensors tensors(const std::vector<uintptr_t> &addresses, int storage) {
-  Tensors out;
-  for (uintptr_t address : addresses) out.at.push_back(pointer<const void>(address));
-  out.storage = static_cast<Storage>(storage);
+double *table_of(nb::handle tensor, const Given &of, int64_t columns) {
+  double *out = numbers(tensor, static_cast<int64_t>(of.entries.size()) * columns, "the table");
+  if (!out) throw nb::value_error("there is no table");
   return out;
 }
+
+void moves_of(nb::list old, nb::list now, int threads, nb::handle table) {
+  const Given b = given(now, "a weight"), a = given(old, "an old weight", &b);
+  if ((a.at.storage == Storage::f64) != (b.at.storage == Storage::f64)) throw nb::value_error("float64 on one side alone");
+  double *out = table_of(table, b, 5);
+  nb::gil_scoped_release unlocked;
+  sum_moves(a.at, b.at, b.entries, threads, out);
+}
+
+void squares_of(nb::list x, int threads, nb::handle table) {
+  const Given all = given(x, "a tensor");
+  double *out = table_of(table, all, 1);
+  nb::gil_scoped_release unlocked;
+  sum_squares(all.at, all.entries, threads, out);
+}
+
+void copy_of(nb::list from, nb::list to, int threads) {
+  if (nb::len(from) != nb::len(to)) throw nb::value_error("lists of different lengths");
+  std::vector<const void *> sources;
+  std::vector<void *> targets;
+  std::vector<int64_t> sizes;
+  for (size_t i = 0; i < nb::len(from); ++i) {
+    const Description a = on_host(from[i], "a tensor"), b = on_host(to[i], "a copy");
+    const int64_t size = a.numel() * a.dtype.lanes * (a.dtype.bits / 8);
+    const auto source = reinterpret_cast<uintptr_t>(a.data), target = reinterpret_cast<uintptr_t>(b.data);
+    if (a.dtype.code != b.dtype.code || a.dtype.bits != b.dtype.bits || a.dtype.lanes != b.dtype.lanes ||
+        a.dtype.bits % 8 || a.shape != b.shape || !same_layout(a, b) ||
+        (source < target + static_cast<uintptr_t>(size) && target < source + static_cast<uintptr_t>(size))) {
+      throw nb::value_error("tensors of several dtypes, shapes or layouts, or of the same memory");
+    }
+    sources.push_back(a.data), targets.push_back(b.data), sizes.push_back(size);
+  }
+  nb::gil_scoped_release unlocked;
+  copy_tensors(sources, targets, sizes, threads);
+}
+
+#ifdef LP_HAS_NUMBERS
+std::string format_tensor(nb::handle tensor) {
+  const int64_t n = on_host(tensor, "the numbers").numel();
+  return format_numbers(numbers(tensor, n, "the numbers"), static_cast<size_t>(n));
+}
+#endif
 
 Job job(int direction, double gradient_factor, double l2, int update, double momentum, double keep, int low_precision,
         double eps, double floor) {
   Job out;
   if (direction < 0 || direction >= kDirections) throw nb::value_error("no such direction");
+  if (update < kDisplace || update > kNesterovVelocity) throw nb::value_error("no such update");
+  if (low_precision < 0 || low_precision > static_cast<int>(LowPrecision::stochastic)) throw nb::value_error("no such mode");
   out.direction = static_cast<DirectionId>(direction), out.gradient_factor = gradient_factor, out.l2 = l2;
   out.update = static_cast<UpdateId>(update), out.momentum = momentum, out.keep = keep;
   out.low_precision = static_cast<LowPrecision>(low_precision), out.eps = eps, out.floor = floor;
@@ -59,6 +103,8 @@ Job job(int direction, double gradient_factor, double l2, int update, double mom
 
 Rule rule(int id, double min_rms, double coefficient, double eps, int norm, int clip, double lower, double upper,
           bool always_adapt, bool has_zero_ratio, double zero_ratio, double parallel) {
+  if (id < 0 || id > static_cast<int>(RuleId::rotation)) throw nb::value_error("no such rule");
+  if (norm < 0 || norm > 2 || clip < 0 || clip > 2) throw nb::value_error("no such norm or clip");
   return {static_cast<RuleId>(id), min_rms, coefficient,    eps,        norm,    clip, lower, upper,
           always_adapt,            has_zero_ratio, zero_ratio, parallel};
 }
@@ -103,6 +149,9 @@ NB_MODULE(_native, m) {
       .def("count", &Watch::count);
   using Spans = std::vector<std::pair<uintptr_t, uintptr_t>>;
   m.def("keep_apart", [](const std::vector<Watch *> &watches, const Spans &written, const Spans &read) {
+    for (const Watch *watch : watches) {
+      if (!watch) throw nb::type_error("None is no watch");
+    }
     auto spans = [](const Spans &pairs) {
       std::vector<Span> out;
       for (const auto &[begin, end] : pairs) out.push_back({begin, end});
@@ -129,47 +178,36 @@ NB_MODULE(_native, m) {
       "parallel"_a = 0.0);
 
   nb::class_<Request>(m, "Request").def("__init__", [](Request *self, const std::vector<double> &options, double t,
-      const std::vector<int> &columns, uint64_t seed, int threads, bool lr_outside, uintptr_t t_L, uintptr_t lr_L,
-      uintptr_t weight_decay_L, uintptr_t ok_L, uintptr_t undecayed_L, uintptr_t excluded_L, uintptr_t c_L,
-      uintptr_t b_L, uintptr_t ratio_L, uintptr_t table_LC, bool measure, uintptr_t measured_LM) {
-    new (self) Request(request(options, t, columns, seed, threads, lr_outside, t_L, lr_L, weight_decay_L, ok_L,
-                               undecayed_L, excluded_L, c_L, b_L, ratio_L, table_LC, measure, measured_LM));
+      const std::vector<int> &columns, uint64_t seed, int threads, bool lr_outside, bool measure, nb::object t_L,
+      nb::object lr_L, nb::object weight_decay_L, nb::object ok_L, nb::object undecayed_L, nb::object excluded_L,
+      nb::object c_L, nb::object b_L, nb::object ratio_L, nb::object table_LC, nb::object measured_LM) {
+    for (int column : columns) {
+      if (column < 0 || column >= COLUMN_COUNT) throw nb::value_error("no such column");
+    }
+    new (self) Request{options, t, columns, seed, threads, lr_outside, measure, t_L, lr_L, weight_decay_L, ok_L,
+                       undecayed_L, excluded_L, c_L, b_L, ratio_L, table_LC, measured_LM};
   }, nb::kw_only(), "options"_a = std::vector<double>(), "t"_a = 0.0, "columns"_a = std::vector<int>(), "seed"_a = 0,
-      "threads"_a = 1, "lr_outside"_a = false, "t_L"_a = 0, "lr_L"_a = 0, "weight_decay_L"_a = 0, "ok_L"_a = 0,
-      "undecayed_L"_a = 0, "excluded_L"_a = 0, "c_L"_a = 0, "b_L"_a = 0, "ratio_L"_a = 0, "table_LC"_a = 0,
-      "measure"_a = false, "measured_LM"_a = 0);
+      "threads"_a = 1, "lr_outside"_a = false, "measure"_a = false, "t_L"_a = nb::none(), "lr_L"_a = nb::none(),
+      "weight_decay_L"_a = nb::none(), "ok_L"_a = nb::none(), "undecayed_L"_a = nb::none(), "excluded_L"_a = nb::none(),
+      "c_L"_a = nb::none(), "b_L"_a = nb::none(), "ratio_L"_a = nb::none(), "table_LC"_a = nb::none(),
+      "measured_LM"_a = nb::none());
 
-  using Release = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Bucket>(m, "Bucket", nb::type_slots(bucket_slots))
       .def(nb::init<nb::object, std::vector<std::string>, const std::string &, const std::string &,
                     const std::vector<std::vector<int64_t>> &>(),
            "watch"_a, "states"_a, "direction_memory"_a, "rule_memory"_a, "sizes"_a)
-      .def_rw("job", &Bucket::job)
-      .def_rw("rule", &Bucket::rule)
-      .def("gradient_sums", &Bucket::gradient_sums, "request"_a, Release())
-      .def("accumulate", &Bucket::accumulate, "request"_a, Release())
-      .def("apply", &Bucket::apply, "request"_a, Release())
-      .def("step", &Bucket::step, "request"_a, Release());
+      .def("set_job", &Bucket::set_job, "job"_a)
+      .def("set_rule", &Bucket::set_rule, "rule"_a)
+      .def("gradient_sums", &Bucket::gradient_sums, "request"_a)
+      .def("accumulate", &Bucket::accumulate, "request"_a)
+      .def("apply", &Bucket::apply, "request"_a)
+      .def("step", &Bucket::step, "request"_a);
 
-  m.def("sum_moves", [](const std::vector<uintptr_t> &old, int old_storage, const std::vector<uintptr_t> &now, int storage,
-                        const std::vector<int64_t> &entries, int threads, uintptr_t out) {
-    sum_moves(tensors(old, old_storage), tensors(now, storage), entries, threads, pointer<double>(out));
-  }, Release());
-  m.def("copy_tensors", [](const std::vector<uintptr_t> &from, const std::vector<uintptr_t> &to,
-                           const std::vector<int64_t> &sizes, int threads) {
-    std::vector<const void *> sources;
-    std::vector<void *> targets;
-    for (uintptr_t address : from) sources.push_back(pointer<const void>(address));
-    for (uintptr_t address : to) targets.push_back(pointer<void>(address));
-    copy_tensors(sources, targets, sizes, threads);
-  }, Release());
-  m.def("sum_squares", [](const std::vector<uintptr_t> &x, int storage, const std::vector<int64_t> &entries, int threads,
-                          uintptr_t out) {
-    sum_squares(tensors(x, storage), entries, threads, pointer<double>(out));
-  }, Release());
-
+  m.def("sum_moves", &moves_of, "old"_a, "now"_a, "threads"_a, "table"_a);
+  m.def("copy_tensors", &copy_of, "tensors"_a, "to"_a, "threads"_a);
+  m.def("sum_squares", &squares_of, "tensors"_a, "threads"_a, "table"_a);
 #ifdef LP_HAS_NUMBERS
-  m.def("format_numbers", [](uintptr_t x, size_t n) { return format_numbers(pointer<const double>(x), n); });
+  m.def("format_numbers", &format_tensor, "numbers"_a);
 #endif
 
   m.def("instruction_sets", &instruction_sets);
@@ -178,5 +216,5 @@ NB_MODULE(_native, m) {
   m.def("bandwidth", [](int64_t n, int threads, int repetitions) {
     Bandwidth found = measure_bandwidth(n, threads, repetitions);
     return std::pair(found.read, found.update);
-  }, "n"_a, "threads"_a, "repetitions"_a, Release());
+  }, "n"_a, "threads"_a, "repetitions"_a, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -39,7 +39,7 @@ void over_chunks(const std::vector<int64_t> &entries, int threads, int columns, 
   const std::vector<Task> tasks = cut(entries, CHUNK);
   std::vector<double> partial(tasks.size() * MEASURED_COUNT);
   std::atomic<size_t> next{0};
-  on_threads(std::max(1, threads), [&](int, int) {
+  on_threads(threads, [&](int, int) {
     for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks.size();) {
       sums(tasks[i], &partial[i * MEASURED_COUNT]);
     }
@@ -82,7 +82,7 @@ void copy_tensors(const std::vector<const void *> &from, const std::vector<void 
                   const std::vector<int64_t> &sizes, int threads) {
   std::vector<Task> tasks = cut(sizes, COPY_CHUNK);
   std::atomic<size_t> next{0};
-  on_threads(std::max(1, threads), [&](int, int) {
+  on_threads(threads, [&](int, int) {
     for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks.size();) {
       const Task &task = tasks[i];
       copy_chunk(static_cast<const char *>(from[task.tensor]) + task.first,

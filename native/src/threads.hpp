@@ -6,6 +6,7 @@
 #include <omp.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <thread>
@@ -37,9 +38,19 @@ inline void pause_briefly(int turn) {
 #endif
 }
 
+// So many threads, within reason: OpenMP ends the process if it cannot have them.
+inline int usable_threads(int threads) {
+  int most = 64;
+#ifdef _OPENMP
+  most = std::max(most, omp_get_num_procs());
+#endif
+  return std::clamp(threads, 1, most);
+}
+
 // Calls work(thread, threads) on each of so many threads; fewer where torch's pool has no more to give.
 template <class Work>
 void on_threads(int threads, Work work) {
+  threads = usable_threads(threads);
 #ifdef _OPENMP
   if (threads > 1 && !forked().load()) {
 #pragma omp parallel num_threads(threads)

@@ -54,127 +54,9 @@ const Shim &shim() {
   return *instance;
 }
 
-bool exchange_api_allowed = true;
-
-// torch's types and methods, looked up once. Never freed: they live as long as the interpreter.
-struct Torch {
-  PyTypeObject *tensor, *parameter;
-  const dlpack::ExchangeApi *api = nullptr;
-  PyObject *grad, *is_neg, *is_conj, *data_ptr, *shape, *stride, *dtype, *device, *type, *index;
-  struct Kind {
-    PyObject *dtype;
-    dlpack::DataType type;
-  };
-  std::vector<Kind> kinds;
-
-  Torch() {
-    nb::module_ torch = nb::module_::import_("torch");
-    tensor = reinterpret_cast<PyTypeObject *>(nb::object(torch.attr("Tensor")).release().ptr());
-    parameter = reinterpret_cast<PyTypeObject *>(
-        nb::object(torch.attr("nn").attr("Parameter")).release().ptr());
-    if (nb::hasattr(torch.attr("Tensor"), "__dlpack_c_exchange_api__")) {
-      nb::object capsule = torch.attr("Tensor").attr("__dlpack_c_exchange_api__");
-      void *pointer = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
-      if (!pointer) PyErr_Clear();
-      auto *table = static_cast<const dlpack::ExchangeApi *>(pointer);
-      while (table && table->header.version.major != 1) {
-        table = reinterpret_cast<const dlpack::ExchangeApi *>(table->header.previous);
-      }
-      if (table && table->tensor_from_py_object_no_sync) api = table;
-    }
-    auto intern = [](const char *text) { return PyUnicode_InternFromString(text); };
-    grad = intern("grad"), is_neg = intern("is_neg"), is_conj = intern("is_conj"), data_ptr = intern("data_ptr");
-    shape = intern("shape"), stride = intern("stride"), dtype = intern("dtype"), device = intern("device");
-    type = intern("type"), index = intern("index");
-    auto kind = [&](const char *name, dlpack::TypeCode code, int bits) {
-      kinds.push_back({nb::object(torch.attr(name)).release().ptr(), {code, static_cast<uint8_t>(bits), 1}});
-    };
-    kind("float32", dlpack::kFloat, 32), kind("float64", dlpack::kFloat, 64), kind("float16", dlpack::kFloat, 16);
-    kind("bfloat16", dlpack::kBfloat, 16), kind("complex64", dlpack::kComplex, 64);
-    kind("complex128", dlpack::kComplex, 128), kind("bool", dlpack::kBool, 8);
-  }
-
-  bool is_tensor(PyObject *object) const { return Py_TYPE(object) == tensor || Py_TYPE(object) == parameter; }
-};
-
-const Torch &torch() {
-  static const Torch *instance = new Torch();
-  return *instance;
-}
-
-// One tensor through torch's exchange interface, or through its Python methods; views into `room` then.
-class Describer {
- public:
-  // False: no plain dense tensor with an address.
-  bool operator()(PyObject *object, dlpack::Tensor &out) {
-    const Torch &t = torch();
-    if (!t.is_tensor(object)) return false;
-    if (t.api && exchange_api_allowed) {
-      if (t.api->tensor_from_py_object_no_sync(object, &out) != 0) {
-        PyErr_Clear();
-        return false;
-      }
-      out.data = static_cast<char *>(out.data) + out.byte_offset;
-      return true;
-    }
-    try {
-      nb::handle tensor(object);
-      nb::object dtype = tensor.attr(nb::handle(t.dtype));
-      const Torch::Kind *found = nullptr;
-      for (const auto &kind : t.kinds) {
-        if (kind.dtype == dtype.ptr()) found = &kind;
-      }
-      if (!found) return false;
-      nb::tuple shape(tensor.attr(nb::handle(t.shape)));
-      nb::tuple strides(tensor.attr(nb::handle(t.stride))());
-      room_.clear();
-      for (nb::handle n : shape) room_.push_back(nb::cast<int64_t>(n));
-      for (nb::handle n : strides) room_.push_back(nb::cast<int64_t>(n));
-      nb::object device = tensor.attr(nb::handle(t.device));
-      bool host = nb::cast<std::string>(device.attr(nb::handle(t.type))) == "cpu";
-      nb::object index = device.attr(nb::handle(t.index));
-      out.data = reinterpret_cast<void *>(nb::cast<uintptr_t>(tensor.attr(nb::handle(t.data_ptr))()));
-      out.device = {host ? dlpack::kCPU : 0, index.is_none() ? 0 : nb::cast<int32_t>(index)};
-      out.dtype = found->type;
-      out.ndim = static_cast<int32_t>(shape.size());
-      out.shape = room_.data();
-      out.strides = room_.data() + shape.size();
-      out.byte_offset = 0;
-      return true;
-    } catch (nb::python_error &) {  // sparse, meta, fake: no address
-      return false;
-    }
-  }
-
- private:
-  std::vector<int64_t> room_;
-};
-
-bool flag(PyObject *tensor, PyObject *method) {
-  nb::object result = nb::steal(PyObject_CallMethodNoArgs(tensor, method));
-  if (!result.is_valid()) throw nb::python_error();
-  return result.ptr() == Py_True;
-}
-
-// A gradient whose memory does not hold its values: its sign or its imaginary part is flipped when it is read.
-bool lazily_transformed(PyObject *tensor, const dlpack::DataType &dtype) {
-  const Torch &t = torch();
-  return flag(tensor, t.is_neg) || (dtype.code == dlpack::kComplex && flag(tensor, t.is_conj));
-}
-
-Description keep(const dlpack::Tensor &tensor) {
-  Description out;
-  out.data = tensor.data;
-  out.device = tensor.device;
-  out.dtype = tensor.dtype;
-  out.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
-  out.strides.assign(tensor.strides, tensor.strides + tensor.ndim);
-  return out;
-}
-
 std::vector<Handle> open_handles(const std::vector<nb::object> &tensors) {
   std::vector<Handle> out;
-  if (tensors.empty() || !exchange_api_allowed || !shim().open.is_valid()) return out;
+  if (tensors.empty() || !uses_exchange_api() || !shim().open.is_valid()) return out;
   nb::list list;
   for (const auto &tensor : tensors) list.append(tensor);
   nb::object capsules = shim().open(list);
@@ -240,35 +122,6 @@ bool Handle::is(const Description &known) const {
   return std::equal(sizes, sizes + dim, known.shape.begin()) && std::equal(strides, strides + dim, known.strides.begin());
 }
 
-int64_t Description::numel() const {
-  int64_t n = 1;
-  for (int64_t size : shape) n *= size;
-  return n;
-}
-
-Span Description::span() const {
-  int64_t last = 0;
-  for (size_t k = 0; k < shape.size(); ++k) {
-    if (shape[k] == 0) return {0, 0};
-    last += (shape[k] - 1) * strides[k];
-  }
-  const auto begin = reinterpret_cast<uintptr_t>(data);
-  return {begin, begin + static_cast<uintptr_t>((last + 1) * dtype.bits / 8)};
-}
-
-bool Description::same_kind(const dlpack::Tensor &other) const {
-  if (other.device.type != device.type || other.device.id != device.id || other.dtype.code != dtype.code ||
-      other.dtype.bits != dtype.bits || other.ndim != static_cast<int32_t>(shape.size())) {
-    return false;
-  }
-  for (size_t k = 0; k < shape.size(); ++k) {
-    if (other.shape[k] != shape[k] || other.strides[k] != strides[k]) return false;
-  }
-  return true;
-}
-
-void use_exchange_api(bool on) { exchange_api_allowed = on; }
-
 Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::string> names)
     : names_(std::move(names)) {
   size_t n = nb::len(params);
@@ -278,7 +131,9 @@ Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::
   dlpack::Tensor tensor;
   for (size_t i = 0; i < n; ++i) {
     nb::object param(params[i]), grad(grads[i]), state(states[i]);
-    if (!describe(param.ptr(), tensor)) throw std::invalid_argument("a parameter is no plain dense tensor");
+    if (!describe(param.ptr(), tensor) || lazily_transformed(param.ptr(), tensor.dtype)) {
+      throw std::invalid_argument("a parameter is no plain dense tensor");
+    }
     param_.push_back(keep(tensor));
     if (!describe(grad.ptr(), tensor) || lazily_transformed(grad.ptr(), tensor.dtype)) {
       throw std::invalid_argument("a gradient is no plain dense tensor");
@@ -288,7 +143,9 @@ Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::
     for (const auto &key : keys_) {
       PyObject *found = PyDict_GetItemWithError(state.ptr(), key.ptr());
       if (!found && PyErr_Occurred()) throw nb::python_error();
-      if (!found || !describe(found, tensor)) throw std::invalid_argument("a state tensor is absent or not plain");
+      if (!found || !describe(found, tensor) || lazily_transformed(found, tensor.dtype)) {
+        throw std::invalid_argument("a state tensor is absent or not plain");
+      }
       state_.push_back(keep(tensor));
       state_tensors_.push_back(nb::borrow(found));
     }
@@ -305,6 +162,7 @@ Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::
     grads_.push_back(std::move(grad));
     states_.push_back(std::move(state));
   }
+  good_ = true;
   handles_ = open_handles(state_tensors_);
   if (handles_.empty()) return;
   // The guess of where an object has its tensor is only used if it is right for those that are known.
@@ -322,7 +180,17 @@ Watch::Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::
   }
 }
 
+Watch::Use::Use(const Watch &watch) : watch_(watch) {
+  if (watch_.used_.exchange(true)) throw std::runtime_error("a step of these tensors is running");
+  if (watch_.good_ && watch_.grads_.size() == watch_.size()) return;
+  watch_.used_.store(false);
+  throw std::runtime_error("the tensors of a step must be looked at before it");
+}
+
 bool Watch::check(int threads) {
+  if (used_.load()) throw std::runtime_error("a step of these tensors is running");
+  if (params_.size() != size()) return false;  // cleared
+  good_ = false;
   // The interpreter's objects need the calling thread; torch's do not.
   bool objects = false, states = false;
   std::exception_ptr error;
@@ -337,11 +205,10 @@ bool Watch::check(int threads) {
       },
       [&] { states = check_states(); });
   if (error) std::rethrow_exception(error);
-  return objects && states;
+  return good_ = objects && states;
 }
 
 bool Watch::check_objects() {
-  const Torch &t = torch();
   Describer describe;
   dlpack::Tensor tensor;
   auto unchanged = [&](PyObject *object, const Description &known) {
@@ -353,8 +220,7 @@ bool Watch::check_objects() {
     objects_.prefetch(i + ahead);
     PyObject *param = params_[i].ptr();
     if (!unchanged(param, param_[i])) return false;
-    nb::object grad = nb::steal(PyObject_GetAttr(param, t.grad));
-    if (!grad.is_valid()) throw nb::python_error();
+    nb::object grad = gradient_of(param);
     if (grad.is_none() || !describe(grad.ptr(), tensor) || !grad_[i].same_kind(tensor)) return false;
     // A real tensor with a lazy sign is the imaginary part of a conjugate, whose strides are those of a dense tensor
     // only if it has one entry. Other gradients need not be asked.
@@ -416,10 +282,13 @@ bool Watch::check_states() const {
 
 // Cuts a cycle of references; what is left cannot be used.
 void Watch::clear() {
+  good_ = false;
   params_.clear(), grads_.clear(), states_.clear(), state_tensors_.clear(), handles_.clear(), values_.clear();
 }
 
 void Watch::release() {
+  if (used_.load()) throw std::runtime_error("a step of these tensors is running");
+  good_ = false;
   grads_.clear();
 }
 
@@ -437,12 +306,13 @@ int Watch::state_index(const std::string &name) const {
 }
 
 double Watch::count() {
+  const Use use(*this);
   int at = state_index("step");
   if (at < 0 || params_.empty()) return -1.0;
   auto value = [&](size_t i) -> float & { return *static_cast<float *>(state(i, at).data); };
   for (size_t i = 0; i < size(); ++i) {
     const Description &step = state(i, at);
-    bool scalar = step.device.type == dlpack::kCPU && step.dtype.code == dlpack::kFloat && step.dtype.bits == 32 &&
+    bool scalar = step.has_memory() && step.dtype.code == dlpack::kFloat && step.dtype.bits == 32 &&
                   step.numel() == 1;
     if (!scalar || value(i) != value(0)) return -1.0;
   }

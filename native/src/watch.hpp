@@ -3,29 +3,16 @@
 
 #include <nanobind/nanobind.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "dlpack.hpp"
+#include "describe.hpp"
 #include "written.hpp"
 
 namespace layerpace {
-
-namespace nb = nanobind;
-
-// What is known of a tensor: enough to read and write its memory, and to notice that it has changed.
-struct Description {
-  void *data = nullptr;
-  dlpack::Device device{};
-  dlpack::DataType dtype{};
-  std::vector<int64_t> shape, strides;
-
-  int64_t numel() const;
-  Span span() const;  // from the first byte to behind the last; empty where there is no entry
-  bool same_kind(const dlpack::Tensor &other) const;  // all but the address
-};
 
 // A look at a tensor through the C interface that torch keeps stable for compiled models: a tenth of the time of the
 // other ways. Holding one keeps the tensor alive, as state is anyway; parameters must stay free to be swapped.
@@ -63,6 +50,9 @@ class Hints {
 };
 
 // Parameters, their gradients and their state.
+//
+// Addresses are good from the time when the tensors were looked at, by the constructor or `check`, until `release`: the
+// gradients are held for that long. Whoever calls runs nothing in between that gives tensors other memory.
 class Watch {
  public:
   Watch(nb::list params, nb::list grads, nb::list states, std::vector<std::string> names);
@@ -89,6 +79,18 @@ class Watch {
   // gradient comes to lie there later. `written` and `read` are what else the step writes and reads.
   static bool keep_apart(const std::vector<Watch *> &watches, std::vector<Span> written, std::vector<Span> read);
 
+  // For the time that kernels use the addresses: nothing else may look or let go. Throws if they are not good.
+  class Use {
+   public:
+    explicit Use(const Watch &watch);
+    ~Use() { watch_.used_.store(false); }
+    Use(const Use &) = delete;
+    Use &operator=(const Use &) = delete;
+
+   private:
+    const Watch &watch_;
+  };
+
   size_t size() const { return param_.size(); }
   size_t state_count() const { return names_.size(); }
   int state_index(const std::string &name) const;  // -1: not watched
@@ -100,6 +102,8 @@ class Watch {
   bool check_objects();
   bool check_states() const;
 
+  bool good_ = false;
+  mutable std::atomic<bool> used_{false};
   std::vector<nb::object> params_, grads_, states_, state_tensors_;
   std::vector<std::vector<PyObject *>> values_;  // of each state dict, in its order; null for one that is not watched
   std::vector<std::string> names_;
@@ -109,7 +113,5 @@ class Watch {
   Hints objects_, implementations_;  // the interpreter's, and torch's
   std::vector<Handle> handles_;  // of the state tensors; empty where torch has no such interface
 };
-
-void use_exchange_api(bool on);  // off: describe tensors by their Python methods, as for torch before 2.10
 
 }  // namespace layerpace

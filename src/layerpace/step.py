@@ -209,8 +209,9 @@ def _apply(work: Work, layers: Layers, c_L: Tensor | None, b_L: Tensor, ratio_L:
         work.lr_L = layers.lr
         b_L = ratio_L
         c_L = b_L * layers.weight_decay
+    # Beyond what weights are computed in they would be inf, and nan times a zero.
     largest = torch.finfo(compute_dtype(work.params[0].dtype)).max
-    work.backend.apply(work, c_L, b_L.clamp(max=largest))
+    work.backend.apply(work, None if c_L is None else c_L.clamp(-largest, largest), b_L.clamp(-largest, largest))
 
 
 def _count_steps(works: Sequence[Work], fresh: bool) -> bool:

@@ -116,6 +116,11 @@ class Tensors:
         torch._foreach_maximum_(self.items, other.items)
         return self
 
+    def clamp_min_(self, least: float) -> Tensors:
+        """x <- max(x, least); nan stays."""
+        torch._foreach_clamp_min_(self.items, least)
+        return self
+
     def copy_(self, other: Tensors) -> Tensors:
         torch._foreach_copy_(self.items, other.items)
         return self

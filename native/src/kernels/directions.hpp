@@ -4,6 +4,9 @@
 // left, so that the second pass over a layer needs no memory for u. `prepare` turns the options and the number of the
 // step, t, into the constants of the loop; it runs once a layer. Where a denominator is written as
 // sqrt(v + inside) + outside, one of both is eps and the other zero, which changes no bit.
+//
+// Products and quotients stand in an order in which no number is lost that torch keeps: (1 - beta)*g*g and not g*g first,
+// which is inf for a g of 1e20; the bias correction of v after its root, and of m after the quotient.
 #pragma once
 
 #include "pack.hpp"
@@ -118,13 +121,13 @@ struct AdaDelta : Defaults {
   }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
-    s[0] = s[0] * k[0] + g * g * k[1];
+    s[0] = s[0] * k[0] + g * k[1] * g;
     return direction(g, s, k);
   }
   template <class V>
   LP_INLINE V again(const V &g, V *s, const V *k) {
     V u = direction(g, s, k);
-    s[1] = s[1] * k[0] + u * u * k[1];
+    s[1] = s[1] * k[0] + u * k[1] * u;
     return u;
   }
 };
@@ -145,12 +148,16 @@ struct RMSProp : Defaults {
   template <class V>
   LP_INLINE V scaled(const V &g, V *s, const V *k) {
     V v = s[0];
-    if constexpr (Centered) v = v - s[1] * s[1];
+    if constexpr (Centered) {
+      // Rounding may leave less than nothing of a variance, and inf - inf of one beyond the range.
+      const V variance = v - s[1] * s[1];
+      v = where_nan(variance, v, pack_larger(variance, all<typename Loader<V>::T>(0.0)));
+    }
     return g / (sqrt(v + k[2]) + k[3]);
   }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
-    s[0] = s[0] * k[0] + g * g * k[1];
+    s[0] = s[0] * k[0] + g * k[1] * g;
     if constexpr (Centered) s[1] = s[1] * k[0] + g * k[1];
     V u = scaled(g, s, k);
     if constexpr (Momentum) u = s[1 + Centered] = s[1 + Centered] * k[4] + u;
@@ -175,21 +182,22 @@ struct Adam : Defaults {
     bool correct = option[3] != 0, average = option[4] != 0, inside = option[5] != 0;
     k[0] = beta1, k[1] = average ? 1.0 - beta1 : 1.0;
     k[2] = beta2, k[3] = 1.0 - beta2;
+    const double of_v = correct ? 1.0 - __builtin_pow(beta2, t) : 1.0;
     k[4] = correct ? 1.0 / (1.0 - __builtin_pow(beta1, t)) : 1.0;
-    k[5] = correct ? 1.0 / (1.0 - __builtin_pow(beta2, t)) : 1.0;
-    k[6] = inside ? eps : 0.0;
+    k[5] = 1.0 / __builtin_sqrt(of_v);
+    k[6] = inside ? eps * of_v : 0.0;
     k[7] = inside ? 0.0 : eps;
   }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
     s[0] = s[0] * k[0] + g * k[1];
-    s[1] = s[1] * k[2] + g * g * k[3];
+    s[1] = s[1] * k[2] + g * k[3] * g;
     if constexpr (Largest) s[2] = maximum(s[2], s[1]);
     return again(g, s, k);
   }
   template <class V>
   LP_INLINE V again(const V &, V *s, const V *k) {
-    return s[0] * k[4] / (sqrt(s[Largest ? 2 : 1] * k[5] + k[6]) + k[7]);
+    return s[0] / (sqrt(s[Largest ? 2 : 1] + k[6]) * k[5] + k[7]) * k[4];
   }
 };
 
@@ -225,18 +233,18 @@ struct NAdam : Defaults {
     k[0] = beta1, k[1] = 1.0 - beta1, k[2] = beta2, k[3] = 1.0 - beta2;
     k[4] = (1.0 - mu) / (1.0 - product);
     k[5] = next / (1.0 - product * next);
-    k[6] = 1.0 / (1.0 - __builtin_pow(beta2, t));
+    k[6] = 1.0 / __builtin_sqrt(1.0 - __builtin_pow(beta2, t));
     k[7] = eps;
   }
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
     s[0] = s[0] * k[0] + g * k[1];
-    s[1] = s[1] * k[2] + g * g * k[3];
+    s[1] = s[1] * k[2] + g * k[3] * g;
     return again(g, s, k);
   }
   template <class V>
   LP_INLINE V again(const V &g, V *s, const V *k) {
-    return (g * k[4] + s[0] * k[5]) / (sqrt(s[1] * k[6]) + k[7]);
+    return (g * k[4] + s[0] * k[5]) / (sqrt(s[1]) * k[6] + k[7]);
   }
 };
 
@@ -258,7 +266,7 @@ struct RAdam : Defaults {
   template <class V>
   LP_INLINE V first(const V &g, V *s, const V *k) {
     s[0] = s[0] * k[0] + g * k[1];
-    s[1] = s[1] * k[2] + g * g * k[3];
+    s[1] = s[1] * k[2] + g * k[3] * g;
     return again(g, s, k);
   }
   template <class V>

@@ -247,6 +247,7 @@ void run(const Job &job, const Piece &piece, const Coefficients &coefficients, d
   }
 }
 
+int states(DirectionId direction) { return DIRECTIONS<double>[direction].states; }
 void prepare(DirectionId direction, const double *options, double t, double *memory, double *constants) {
   DIRECTIONS<double>[direction].prepare(options, t, memory, constants);
 }
@@ -313,8 +314,8 @@ namespace layerpace {
 #define LP_JOIN(a, b) a##b
 #define LP_TABLE(name) LP_JOIN(kernels_, name)
 extern const Kernels LP_TABLE(LP_ISA) = {
-    LP_NAME(LP_ISA), LP_ISA::prepare, LP_ISA::gradient, LP_ISA::first, LP_ISA::second, LP_ISA::whole, LP_ISA::moves,
-    LP_ISA::squares,
+    LP_NAME(LP_ISA), LP_ISA::states, LP_ISA::prepare, LP_ISA::gradient, LP_ISA::first, LP_ISA::second, LP_ISA::whole,
+    LP_ISA::moves, LP_ISA::squares,
 };
 
 }  // namespace layerpace

@@ -65,7 +65,7 @@ class Adam(Direction):
             v = state["max_exp_avg_sq"].maximum_(v)
         if self.bias_correction is not True:
             return divide(m.clone(), v, 1.0, self.eps, self.eps_inside_sqrt)
-        return divide(m / (1 - beta1**t), v, 1 - beta2**t, self.eps, self.eps_inside_sqrt)
+        return divide(m.clone(), v, 1 - beta2**t, self.eps, self.eps_inside_sqrt).div_(1 - beta1**t)
 
     def rate(self, t: Scalar) -> Scalar | None:
         beta1, beta2 = self.betas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -77,7 +78,12 @@ def zeros(w: Tensor) -> Tensor:
 
 
 def divide(m: Scalar, v: Tensors, v_correction: Scalar, eps: float, eps_inside_sqrt: bool) -> Tensors:
-    """m / (sqrt(v/v_correction) + eps), or m / sqrt(v/v_correction + eps); m is a fresh tensor, or a number."""
-    denominator = v / v_correction
-    denominator = denominator.add_(eps).sqrt_() if eps_inside_sqrt else denominator.sqrt_().add_(eps)
+    """m / (sqrt(v/v_correction) + eps), or m / sqrt(v/v_correction + eps); m is a fresh tensor, or a number.
+
+    The root comes before the correction, as in torch: v/v_correction is inf for a v of 1e37 in the first steps.
+    """
+    denominator = (v + v_correction * eps).sqrt_() if eps_inside_sqrt else v.sqrt()
+    denominator.div_(v_correction.sqrt() if isinstance(v_correction, Tensors) else math.sqrt(v_correction))
+    if not eps_inside_sqrt:
+        denominator.add_(eps)
     return m.div_(denominator) if isinstance(m, Tensors) else m / denominator

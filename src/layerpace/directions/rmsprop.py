@@ -18,8 +18,9 @@ class RMSProp(Direction):
         a <- alpha*a + (1 - alpha)*g               (centered; else a = 0)
         u  = g / (sqrt(v - a*a) + eps)
 
-    With momentum, b <- momentum*b + u, and b is the direction. Equals ``torch.optim.RMSprop``. The overview has eps
-    inside the root (``eps_inside_sqrt=True``), and Hinton's alpha is 0.9.
+    With momentum, b <- momentum*b + u, and b is the direction. v - a*a, a variance, counts as 0 where rounding leaves
+    less. Equals ``torch.optim.RMSprop`` otherwise. The overview has eps inside the root (``eps_inside_sqrt=True``), and
+    Hinton's alpha is 0.9.
 
     Args:
         alpha: in [0, 1).
@@ -52,7 +53,7 @@ class RMSProp(Direction):
         v = state["square_avg"].mul_(self.alpha).addcmul_(g, g, 1 - self.alpha)
         if self.centered:
             a = state["grad_avg"].lerp_(g, 1 - self.alpha)
-            v = v.clone().addcmul_(a, a, -1.0)
+            v = v.clone().addcmul_(a, a, -1.0).clamp_min_(0.0)  # rounding may leave less than nothing
         u = divide(g.clone(), v, 1.0, self.eps, self.eps_inside_sqrt)
         if self.momentum > 0:
             return state["momentum_buffer"].mul_(self.momentum).add_(u)

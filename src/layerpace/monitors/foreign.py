@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from layerpace.columns import MEASURED
+from layerpace.layers import ParameterLayers
 from layerpace.monitors.layout import Layout, by_device, cuts_of
 from layerpace.monitors.measure import copy, moves, squares
 from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
@@ -34,6 +36,8 @@ class ForeignWatcher(Watcher):
         self._old: dict[Tensor, Tensor] = {}
         self._shards: dict[torch.device, Shards] = {}
         self._squares: dict[torch.device, Tensor | None] = {}  # of the pieces here; None: there are none
+        self._cuts: dict[Tensor, ParameterLayers] = {}
+        self._told: set[str] = set()
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(self.optimizer, Wrapped):
@@ -64,15 +68,15 @@ class ForeignWatcher(Watcher):
     def _copy(self) -> None:
         for group in self.optimizer.param_groups:
             for param in group["params"]:
-                if param.grad is not None:
+                if param.grad is not None and _has_memory(local(param)):
                     kept = self._kept.get(param)
                     here = local(param)
                     if kept is None or not _alike(kept, here):
                         kept = self._kept[param] = torch.empty_like(here)
                     self._old[param] = kept
         copy([local(param) for param in self._old], list(self._old.values()))
-        cuts = cuts_of(self.optimizer)
-        self._shards = {device: self.layout.shards(params, cuts) for device, params in by_device(self._old)}
+        self._cuts = cuts_of(self.optimizer)
+        self._shards = {device: self.layout.shards(params, self._cuts) for device, params in by_device(self._old)}
         # Now, since fused optimizers write the gradient without its scale over it.
         self._squares = {
             device: squares(pieces) if (pieces := shards.pieces(map(_gradient, shards.params))) else None
@@ -80,27 +84,47 @@ class ForeignWatcher(Watcher):
         }
 
     def _end(self) -> list[Numbers]:
-        self.measured = list(self._old)
         groups = self.optimizer.param_groups
         rates = {param: self._rate(group) for group in groups for param in group["params"]}
-        return [self._numbers(params, rates, device) for device, params in by_device(self._old)]
+        lost = {p for p, old in self._old.items() if p not in rates or not _comparable(old, local(p))}
+        self._say(lost)
+        self.measured = [param for param in self._old if param not in lost]
+        return [self._numbers(shards, rates, lost, device) for device, shards in self._shards.items()]
 
-    def _numbers(self, params: list[Tensor], rates: Mapping[Tensor, float | Tensor], device: torch.device) -> Numbers:
-        cuts, shards, here = cuts_of(self.optimizer), self._shards[device], self._squares[device]
+    def _say(self, lost: Iterable[Tensor]) -> None:
+        names = [name for param in lost for name in self.layout.names(param) if name not in self._told]
+        if names:
+            self._told.update(names)
+            warnings.warn(
+                f"the step of {type(self.optimizer).__name__} has exchanged {', '.join(map(repr, names))}, or given it "
+                "another shape, device or memory: how far it moved is not recorded",
+                stacklevel=2,
+            )
+
+    def _numbers(
+        self, shards: Shards, rates: Mapping[Tensor, float | Tensor], lost: Container[Tensor], device: torch.device
+    ) -> Numbers:
+        params, cuts, here = shards.params, self._cuts, self._squares[device]
         names = tuple(name for param in params for name in self.layout.names(param))
 
         def moves_and_squares(old: list[Tensor], new: list[Tensor]) -> Tensor:
             assert here is not None
             return torch.cat([moves(old, new), here[:, None]], 1)
 
-        old, new = shards.pieces(map(self._old.__getitem__, params)), shards.pieces(map(Tensor.detach, params))
+        old = shards.pieces(map(self._old.__getitem__, params))
+        new = shards.pieces(self._old[param] if param in lost else param.detach() for param in params)
         ww, w_l1, dd, wd, d_l1, gg = shards.sums(moves_and_squares, len(MEASURED), old, new).unbind(1)
         scale = getattr(self.optimizer, "grad_scale", None)
         if scale is not None:
             gg = gg / scale.to(device).double().square()
-        lr = torch.cat([_full(cuts[param].count, rates[param], device) for param in params])
+        lr = torch.cat([_full(cuts[param].count, rates.get(param, torch.nan), device) for param in params])
         fields: tuple[str, ...] = (*MEASURED, "skipped")
-        columns = [ww, w_l1, gg, dd, wd, d_l1, self._skipped(len(names), device)]
+        skipped = self._skipped(len(names), device)
+        if any(param in lost for param in params):
+            skipped = torch.maximum(
+                skipped, torch.cat([_full(cuts[p].count, float(p in lost), device) for p in params])
+            )
+        columns = [ww, w_l1, gg, dd, wd, d_l1, skipped]
         reading = Reading(None, 0.0)
         if isinstance(self.optimizer, Wrapped):
             more, found = self._of_rule(self.optimizer, names, device)
@@ -133,6 +157,19 @@ class ForeignWatcher(Watcher):
 def _alike(kept: Tensor, param: Tensor) -> bool:
     same = kept.shape == param.shape and kept.dtype == param.dtype and kept.device == param.device
     return same and kept.stride() == param.stride()
+
+
+def _comparable(old: Tensor, now: Tensor) -> bool:
+    same = old.shape == now.shape and old.device == now.device and old.is_complex() == now.is_complex()
+    return same and now.layout == torch.strided and _has_memory(now)
+
+
+def _has_memory(x: Tensor) -> bool:
+    """Whether the storage has all entries: some wrappers free it, and the addresses of others' tensors are theirs."""
+    if x.layout != torch.strided or x.numel() == 0:
+        return True
+    last = x.storage_offset() + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.untyped_storage().nbytes() >= (last + 1) * x.element_size()
 
 
 def _gradient(param: Tensor) -> Tensor:

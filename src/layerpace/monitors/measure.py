@@ -16,7 +16,8 @@ from layerpace.precision import compute_dtype
 from layerpace.tensors import Tensors
 
 _WHOLE = ParameterLayers("")
-_STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # of the compiled module
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # that the compiled module takes
+_PLAIN = (Tensor, torch.nn.Parameter)  # its types: what others do with their memory is their own
 _MOVES = 5
 _TOGETHER = 1 << 26  # entries that are subtracted at once, elsewhere than on a CPU: 256 MiB
 
@@ -28,19 +29,22 @@ def moves(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
         old, new: real tensors of any floating dtype, pairwise of one shape; ``old`` may be on another device, and of
             another dtype.
 
+    Raises:
+        ValueError: a pair of two shapes.
+
     Returns:
         float64 [tensors, 5], on the device of ``new``.
     """
+    for a, b in zip(old, new, strict=True):
+        if a.shape != b.shape:
+            raise ValueError(f"weights of shape {tuple(a.shape)} have become {tuple(b.shape)}: no move leads there")
     if not new[0].is_cpu:
         return torch.cat([_moves_by_norms(old[part], new[part]) for part in _parts(new)])
     compiled = native()
 
     def fast(places: Sequence[int], table: Tensor) -> None:
         a, b = [old[i] for i in places], [new[i] for i in places]
-        compiled.sum_moves(  # type: ignore[union-attr]
-            _addresses(a), _STORAGE[a[0].dtype], _addresses(b), _STORAGE[b[0].dtype],
-            [x.numel() for x in b], torch.get_num_threads(), table.data_ptr(),
-        )  # fmt: skip
+        compiled.sum_moves(a, b, torch.get_num_threads(), table)  # type: ignore[union-attr]
 
     def plain(place: int) -> Tensor:
         a, b = old[place].to(new[place].device, non_blocking=True), new[place]
@@ -54,14 +58,10 @@ def moves(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
 def copy(tensors: Sequence[Tensor], to: Sequence[Tensor]) -> None:
     """Copy tensors to others of the same kind and layout, pairwise."""
     compiled = native()
-    fast = [
-        (a, b) for a, b in zip(tensors, to, strict=True) if compiled and a.is_cpu and a.is_contiguous() and a.numel()
-    ]
+    fast = [(a, b) for a, b in zip(tensors, to, strict=True) if compiled and _can_be_copied(a, b)]
     if fast:
-        compiled.copy_tensors(  # type: ignore[union-attr]
-            [a.data_ptr() for a, _ in fast], [b.data_ptr() for _, b in fast], [a.nbytes for a, _ in fast],
-            torch.get_num_threads(),
-        )  # fmt: skip
+        threads = torch.get_num_threads()
+        compiled.copy_tensors([a for a, _ in fast], [b for _, b in fast], threads)  # type: ignore[union-attr]
     done = {id(a) for a, _ in fast}
     for a, b in zip(tensors, to, strict=True):
         if id(a) not in done:
@@ -76,9 +76,7 @@ def squares(tensors: Sequence[Tensor]) -> Tensor:
 
     def fast(places: Sequence[int], table: Tensor) -> None:
         x = [tensors[i] for i in places]
-        compiled.sum_squares(  # type: ignore[union-attr]
-            _addresses(x), _STORAGE[x[0].dtype], [t.numel() for t in x], torch.get_num_threads(), table.data_ptr()
-        )
+        compiled.sum_squares(x, torch.get_num_threads(), table)  # type: ignore[union-attr]
 
     def plain(place: int) -> Tensor:
         wide = Tensors([tensors[place].to(compute_dtype(tensors[place].dtype))])
@@ -116,7 +114,9 @@ def _parts(tensors: Sequence[Tensor]) -> list[slice]:
 
 def _kind(a: Tensor, b: Tensor) -> Hashable:
     """What tensors must share to be taken together by the compiled module; None: it cannot take them."""
-    if not (a.is_cpu and b.is_cpu and a.dtype in _STORAGE and b.dtype in _STORAGE):
+    if type(a) not in _PLAIN or type(b) not in _PLAIN or a.is_neg() or b.is_neg():
+        return None
+    if not (a.is_cpu and b.is_cpu and a.dtype in _DTYPES and b.dtype in _DTYPES):
         return None
     if (a.dtype == torch.float64) != (b.dtype == torch.float64) or a.numel() == 0:
         return None
@@ -126,8 +126,11 @@ def _kind(a: Tensor, b: Tensor) -> Hashable:
     return (a.dtype, b.dtype) if order is not None and order == memory_order(a) else None
 
 
-def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    return [x.data_ptr() for x in tensors]
+def _can_be_copied(a: Tensor, b: Tensor) -> bool:
+    """Whether the memory of one is that of the other, byte for byte."""
+    if type(a) not in _PLAIN or type(b) not in _PLAIN or a.is_neg() or a.is_conj():
+        return False
+    return a.is_cpu and b.is_cpu and a.dtype == b.dtype and a.is_contiguous() and b.is_contiguous() and a.numel() > 0
 
 
 def _by_kind(

@@ -68,7 +68,7 @@ class Kernel:
         self.program = program(work.direction)
         velocity = work.velocity
         scale = 1.0 if work.grad_scale is None else float(work.grad_scale)
-        self.native.job = compiled().Job(
+        job = compiled().Job(
             direction=self.program.number,
             gradient_factor=-scale if work.maximize else scale,
             l2=work.l2,
@@ -79,15 +79,16 @@ class Kernel:
             eps=constants.eps,
             floor=constants.floor,
         )
+        self.native.set_job(job)
 
     def request(self, work: Work, columns: Sequence[str], vectors: dict[str, Tensor | None], **more: Any) -> Any:
-        """A request of the compiled module; ``vectors`` must live as long as it is used."""
+        """A request of the compiled module, which looks at the vectors before it uses their memory."""
         return compiled().Request(
             options=self.program.options,
             columns=[COLUMN_NUMBERS[name] for name in columns],
             seed=self.seed,
             threads=torch.get_num_threads(),
-            **{name: 0 if x is None else x.data_ptr() for name, x in vectors.items()},
+            **vectors,
             **more,
         )
 
@@ -182,7 +183,7 @@ def step(
     if kernel is None:
         return None
     kernel.prepare(work, constants)
-    kernel.native.rule = compiled().Rule(**rule_options(rule, layers.min_rms))
+    kernel.native.set_rule(compiled().Rule(**rule_options(rule, layers.min_rms)))
     kernel.draw()
     t, t_L = _time(work)
     rows = kernel.rows

@@ -38,7 +38,7 @@ def format_values(values: Tensor) -> str:
     """[K] -> K numbers of JSON between commas, to 7 significant digits; nan is null, infinity 1e999."""
     values = values.detach().to("cpu", torch.float64).contiguous()
     formatted = getattr(native(), "format_numbers", None)  # not every C++ compiler has what it needs
-    return str(formatted(values.data_ptr(), len(values))) if formatted is not None else _formatted(values)
+    return str(formatted(values)) if formatted is not None else _formatted(values)
 
 
 def _formatted(values: Tensor) -> str:

@@ -55,6 +55,16 @@ STOCHASTIC = tl.constexpr(2)
 
 
 @triton.jit
+def within_floats(x):
+    """A float64 that a float32 can hold: beyond it would be inf, and nan times a zero. nan stays."""
+    return tl.where(
+        x > 3.4028234663852886e38,
+        3.4028234663852886e38,
+        tl.where(x < -3.4028234663852886e38, -3.4028234663852886e38, x),
+    )
+
+
+@triton.jit
 def put(pointer, at, x, mask, MASKED: tl.constexpr):
     if MASKED:
         tl.store(pointer + at, x, mask=mask)
@@ -232,7 +242,7 @@ def over_chunk(
         if LR_OUTSIDE:
             lr = tl.load(lr_L + layer)
         if COMPUTE == tl.float32:
-            b = tl.where(b > 3.4028234663852886e38, 3.4028234663852886e38, b)
+            b, c = within_floats(b), within_floats(c)
     c, b, lr = c.to(COMPUTE), b.to(COMPUTE), lr.to(COMPUTE)
 
     none = tl.zeros([BLOCK // FOLD], tl.float64)

@@ -3,6 +3,7 @@
 ``prepare`` turns options and the number of the step into the constants k of the loops, once a layer. ``first`` advances
 the moments and returns u; ``again`` makes the same u from what ``first`` left, so that the second pass over a layer
 needs no memory for u. Where a denominator is sqrt(v + inside) + outside, one of both is eps and the other zero.
+Products stand in an order that loses no number which torch keeps: see native/src/kernels/directions.hpp.
 
 Directions are told apart by the numbers of `layerpace.backends.programs`, known when a kernel is compiled.
 """
@@ -102,8 +103,9 @@ def prepare(o0, o1, o2, o3, o4, o5, t, product, DIRECTION: tl.constexpr):
         k0, k1 = zero + o0, tl.where(o4 != 0, one - o0, one)
         k2, k3 = zero + o1, one - o1
         k4 = tl.where(o3 != 0, 1.0 / (1.0 - power(zero + o0, t)), one)
-        k5 = tl.where(o3 != 0, 1.0 / (1.0 - power(zero + o1, t)), one)
-        k6 = tl.where(o5 != 0, zero + o2, zero)
+        of_v = tl.where(o3 != 0, 1.0 - power(zero + o1, t), one)
+        k5 = 1.0 / tl.sqrt(of_v)
+        k6 = tl.where(o5 != 0, o2 * of_v, zero)
         k7 = tl.where(o5 != 0, zero, zero + o2)
     elif DIRECTION == ADAMAX:
         k0, k1, k2, k3 = zero + o0, one - o0, zero + o1, zero + o2
@@ -115,7 +117,7 @@ def prepare(o0, o1, o2, o3, o4, o5, t, product, DIRECTION: tl.constexpr):
         k0, k1, k2, k3 = zero + o0, one - o0, zero + o1, one - o1
         k4 = (1.0 - momentum) / (1.0 - product)
         k5 = following / (1.0 - product * following)
-        k6 = 1.0 / (1.0 - power(zero + o1, t))
+        k6 = 1.0 / tl.sqrt(1.0 - power(zero + o1, t))
         k7 = zero + o2
     elif DIRECTION == RADAM:
         decay = power(zero + o1, t)
@@ -138,6 +140,13 @@ def rate(o0, o1, t):
 
 
 @triton.jit
+def variance(v, a):
+    """v - a*a, of which rounding may leave less than nothing, and inf - inf beyond the range."""
+    found = v - a * a
+    return tl.where(found != found, v, tl.where(found > 0, found, 0.0))
+
+
+@triton.jit
 def first(g, s0, s1, s2, k0, k1, k2, k3, k4, k5, k6, k7, DIRECTION: tl.constexpr):
     """u, and the moments advanced, but for those that ``again`` writes."""
     if DIRECTION == HEAVY_BALL or DIRECTION == EMA_MOMENTUM:
@@ -147,25 +156,25 @@ def first(g, s0, s1, s2, k0, k1, k2, k3, k4, k5, k6, k7, DIRECTION: tl.constexpr
     elif DIRECTION == ADAGRAD:
         s0 = s0 + g * g
     elif DIRECTION == ADADELTA:
-        s0 = s0 * k0 + g * g * k1
+        s0 = s0 * k0 + g * k1 * g
     elif DIRECTION == RMSPROP:
-        s0 = s0 * k0 + g * g * k1
+        s0 = s0 * k0 + g * k1 * g
     elif DIRECTION == RMSPROP_CENTERED:
-        s0 = s0 * k0 + g * g * k1
+        s0 = s0 * k0 + g * k1 * g
         s1 = s1 * k0 + g * k1
     elif DIRECTION == RMSPROP_MOMENTUM:
-        s0 = s0 * k0 + g * g * k1
+        s0 = s0 * k0 + g * k1 * g
         s1 = s1 * k4 + divide(g, root(s0 + k2) + k3)
     elif DIRECTION == RMSPROP_CENTERED_MOMENTUM:
-        s0 = s0 * k0 + g * g * k1
+        s0 = s0 * k0 + g * k1 * g
         s1 = s1 * k0 + g * k1
-        s2 = s2 * k4 + divide(g, root(s0 - s1 * s1 + k2) + k3)
+        s2 = s2 * k4 + divide(g, root(variance(s0, s1) + k2) + k3)
     elif (DIRECTION == ADAM or DIRECTION == NADAM) or DIRECTION == RADAM:
         s0 = s0 * k0 + g * k1
-        s1 = s1 * k2 + g * g * k3
+        s1 = s1 * k2 + g * k3 * g
     elif DIRECTION == AMSGRAD:
         s0 = s0 * k0 + g * k1
-        s1 = s1 * k2 + g * g * k3
+        s1 = s1 * k2 + g * k3 * g
         s2 = maximum(s2, s1)
     elif DIRECTION == ADAMAX:
         s0 = s0 * k0 + g * k1
@@ -187,23 +196,23 @@ def again(g, s0, s1, s2, k0, k1, k2, k3, k4, k5, k6, k7, DIRECTION: tl.constexpr
         u = divide(divide(g, root(s0 + k0) + k1), k2 + tl.zeros_like(g))
     elif DIRECTION == ADADELTA:
         u = divide(root(s1 + k2), root(s0 + k2)) * g
-        s1 = s1 * k0 + u * u * k1
+        s1 = s1 * k0 + u * k1 * u
     elif DIRECTION == RMSPROP:
         u = divide(g, root(s0 + k2) + k3)
     elif DIRECTION == RMSPROP_CENTERED:
-        u = divide(g, root(s0 - s1 * s1 + k2) + k3)
+        u = divide(g, root(variance(s0, s1) + k2) + k3)
     elif DIRECTION == RMSPROP_MOMENTUM:
         u = s1
     elif DIRECTION == RMSPROP_CENTERED_MOMENTUM:
         u = s2
     elif DIRECTION == ADAM:
-        u = divide(s0 * k4, root(s1 * k5 + k6) + k7)
+        u = divide(s0, root(s1 + k6) * k5 + k7) * k4
     elif DIRECTION == AMSGRAD:
-        u = divide(s0 * k4, root(s2 * k5 + k6) + k7)
+        u = divide(s0, root(s2 + k6) * k5 + k7) * k4
     elif DIRECTION == ADAMAX:
         u = divide(s0 * k4, s1)
     elif DIRECTION == NADAM:
-        u = divide(g * k4 + s0 * k5, root(s1 * k6) + k7)
+        u = divide(g * k4 + s0 * k5, root(s1) * k6 + k7)
     else:
         tl.static_assert(DIRECTION == RADAM)
         u = s0 * k4
