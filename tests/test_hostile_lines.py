@@ -68,3 +68,26 @@ def test_hostile_command_lines(
     assert not unlike, json.dumps(unlike[:20], indent=1)
     number = Counter(end.status for _, end in found)
     assert len(found) >= 150 and number[2] > len(found) / 2 and number[1] + number[2] + number[3] == len(errors), number
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--steps 1.5", "--steps: '1.5' is not a whole number"),
+        (f"--steps {'9' * 30}", "must be at most 100000000"),
+        (f"--seed {'9' * 30}", "must be at most 9223372036854775807"),
+        ("--threads 100000", "--threads 100000: must be at most 1024"),
+        ("--device meta", "--device meta: choose from cpu, cuda"),
+        ("--device mps", "--device mps: choose from cpu, cuda"),
+        ("--method adam:backend=nope", "backend must be one of"),
+        (f"--method adam:wd={'9' * 400}", "--method adam:wd=999"),
+        (f"--method adam:eps={'-' * 6000}1", "eps"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("half.py").write_text(FILES["half.py"])
+    end = ended(lambda: cli.run(["train", "--task", "half.py:task", "--out", "out", *words.split()]), capsys)
+    assert end.status == 2 and message in end.err and not end.faults(SLOWEST) and not Path("out").exists(), end

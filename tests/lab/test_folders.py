@@ -194,3 +194,19 @@ def test_a_file_that_is_no_batch_is_named_and_runs_no_code(imagenet: Path, conte
         load("imagenet64", root)
     assert "train_data_batch_3" in str(error.value)
     assert not Path("harmed").exists()
+
+
+def test_images_that_would_fill_memory_and_files_that_are_none(tmp_path: Path, tiny: Path) -> None:
+    images = sorted((tiny / "train").glob("*/images/*.JPEG"))
+    good = images[0].read_bytes()
+    Image.new("RGB", (600, 8)).save(images[0], "JPEG")
+    with pytest.raises(LabError, match=r"600x8 pixels, of at most 512x512"):
+        load("tiny-imagenet", tmp_path)
+    for content in (b"", good[: len(good) // 2], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"):
+        images[0].write_bytes(content)
+        with pytest.raises(LabError, match=images[0].name):
+            load("tiny-imagenet", tmp_path)
+    images[0].write_bytes(good)
+    (tiny / "val/val_annotations.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(LabError, match=r"val_annotations.txt: not a text"):
+        load("tiny-imagenet", tmp_path)
