@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ _KEEPERS = {kind.__name__ for kind in BY_NAME.values() if kind.keeps_norm}
 
 def held(view: View) -> list[Finding]:
     """Layers that move, and stay at an RMS of min_rms under a rule that keeps norms."""
-    floors = sorted({floor for one in _optimizers(view) if (floor := _floor(one)) is not None})
+    floors = sorted({floor for one in view.uses.optimizers if (floor := _floor(one)) is not None})
     if not floors:
         return []
     entries = torch.tensor([max(1, layer.entries) for layer in view.layers], dtype=torch.float64, device="cpu")
@@ -40,12 +41,7 @@ def held(view: View) -> list[Finding]:
     ]
 
 
-def _optimizers(view: View) -> list[dict[str, Any]]:
-    found = view.run.settings.get("optimizers", ())
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, (list, tuple)) else []
-
-
-def _floor(optimizer: dict[str, Any]) -> float | None:
+def _floor(optimizer: Mapping[str, Any]) -> float | None:
     """min_rms of an optimizer whose rule keeps norms."""
     rule, floor = optimizer.get("rule"), optimizer.get("min_rms")
     keeps = isinstance(rule, dict) and rule.get("name") in _KEEPERS

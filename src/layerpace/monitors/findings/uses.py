@@ -19,6 +19,7 @@ class Uses:
     """What the settings and the records of a run say.
 
     Attributes:
+        optimizers: as the settings describe them.
         rules: names of the layer-wise rules.
         clips: gradients are clipped.
         skips: steps whose gradients are not finite are left out.
@@ -31,7 +32,7 @@ class Uses:
 
     def __init__(self, view: View) -> None:
         settings = view.run.settings if isinstance(view.run.settings, Mapping) else {}
-        optimizers = mappings(settings.get("optimizers"))
+        self.optimizers = optimizers = mappings(settings.get("optimizers"))
         groups = [group for one in optimizers for group in mappings(one.get("groups"))]
         rules = [rule.get("name") for one in optimizers if isinstance(rule := one.get("rule"), Mapping)]
         self.rules = {str(rule) for rule in rules} - {"Identity"}
