@@ -40,6 +40,11 @@ def plain(value: Any) -> Any:
         return value
 
 
+def is_plain(value: Any) -> bool:
+    """Whether it is one of Python's own numbers, a text, None, or a tuple of these: it cannot change by itself."""
+    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
+
+
 def check_range(
     name: str,
     value: Any,
@@ -60,19 +65,21 @@ def check_range(
         ValueError: ``value`` is outside of the range, or a tensor of several elements; the message has the value and
             the range.
     """
-    value = plain(value)
-    if isinstance(value, Tensor):
-        _check_single(name, value)
-        if value.device.type != "cpu" or not has_values(value):
-            return value
-    try:
-        if isinstance(value, (str, bytes)) or _several(value):
-            raise TypeError
-        number = float(value)
-    except OverflowError:
-        number = math.nan
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    number = value
+    if type(value) is not float:
+        value = plain(value)
+        if isinstance(value, Tensor):
+            _check_single(name, value)
+            if value.device.type != "cpu" or not has_values(value):
+                return value
+        try:
+            if isinstance(value, (str, bytes)) or _several(value):
+                raise TypeError
+            number = float(value)
+        except OverflowError:
+            number = math.nan
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be a number, got {value!r}") from None
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high
     if not (above and below and (infinite or math.isfinite(number))):
@@ -112,7 +119,7 @@ def read_number(name: str, value: Any) -> Any:
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, **kind: bool) -> Any:
     """`check_range` of a number that the host must know: the value of a tensor is read."""
-    return check_range(name, read_number(name, value), low, high, **kind)
+    return check_range(name, value if type(value) is float else read_number(name, value), low, high, **kind)
 
 
 def check_betas(betas: Any) -> tuple[Any, Any]:
@@ -144,6 +151,8 @@ def check_flag(name: str, value: Any, *, or_text: str = "") -> Any:
         TypeError: something else: the text "false" would count as true.
         ValueError: another text than ``or_text``, or another number.
     """
+    if type(value) is bool:
+        return value
     value = read_number(name, plain(value))
     if or_text and isinstance(value, str) and value == or_text:
         return or_text

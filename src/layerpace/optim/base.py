@@ -34,6 +34,7 @@ from layerpace.optim.matching import by_names
 from layerpace.optim.options import (
     deep_copy,
     default_exclude,
+    direction_of,
     of_the_whole,
     own_numbers,
     rate,
@@ -255,10 +256,7 @@ class Layerwise(OpaqueOptimizer):
 
     def _direction(self, group: Mapping[str, Any]) -> Direction:
         """The direction with the options of a group, checked."""
-        values = {name: plain(group[name]) for name in self.direction.options()}
-        if isinstance(values.get("betas"), list):
-            values["betas"] = tuple(values["betas"])
-        return type(self.direction)(**values)
+        return direction_of(type(self.direction), {name: group[name] for name in self.direction.options()})
 
     def _hyperparameters(self, group: Mapping[str, Any]) -> tuple[Direction, Velocity | None]:
         """The direction and the velocity of a group, checked."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from layerpace.checks import is_plain
 from layerpace.directions import Direction
 from layerpace.entries import Entry, GroupOptions, Scaling
 from layerpace.fake import has_values
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from layerpace.optim.base import Layerwise
 
 VELOCITY = ("momentum", "dampening", "nesterov")
-_PLAIN = frozenset({float, int, bool, str, type(None)})
 
 
 class Values:
@@ -42,7 +42,7 @@ class Values:
     def __init__(self, group: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         self.keys = keys
         self.raw = tuple(map(group.get, keys))
-        self.fixed = all(_cannot_change(value) for value in self.raw)
+        self.fixed = all(is_plain(value) for value in self.raw)
         self.frozen = () if self.fixed else _frozen(self.raw)
 
     def same(self, group: Mapping[str, Any]) -> bool:
@@ -51,15 +51,9 @@ class Values:
         return all(map(is_, raw, self.raw)) if self.fixed else _frozen(raw) == self.frozen
 
 
-def _cannot_change(value: Any) -> bool:
-    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
-
-
 def _frozen(value: Any) -> Any:
     """What tells a value from another one, in the place of those that can change by themselves."""
-    if type(value) in _PLAIN:
-        return type(value), value
-    if isinstance(value, Number):  # numpy's too, which a scheduler has put there
+    if is_plain(value) or isinstance(value, Number):  # numpy's numbers too, which a scheduler has put there
         return type(value), value
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_frozen(item) for item in value)

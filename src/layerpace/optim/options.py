@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, TypedDict, TypeVar
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from layerpace import directions, rules
-from layerpace.checks import pair, plain, read_number
+from layerpace.checks import is_plain, pair, plain, read_number
+from layerpace.directions import Direction
 from layerpace.entries import Settings
 from layerpace.fake import has_values
 from layerpace.layers import Exclude, Segments, is_vector
@@ -68,6 +70,21 @@ def with_own_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
     """A state dict whose groups have Python's own numbers, whatever a scheduler has put there."""
     groups = state_dict.get("param_groups")  # a hook of the user's may have made something else of it
     return state_dict if groups is None else {**state_dict, "param_groups": [own_numbers(group) for group in groups]}
+
+
+def direction_of(kind: type[Direction], values: Mapping[str, Any]) -> Direction:
+    """The direction with these options, checked; the one of before, if they are the same and cannot change."""
+    if all(map(is_plain, values.values())):
+        return _checked_once(kind, tuple(values.items()))  # type: ignore[arg-type]
+    own = {name: plain(value) for name, value in values.items()}
+    if isinstance(own.get("betas"), list):
+        own["betas"] = tuple(own["betas"])
+    return kind(**own)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _checked_once(kind: type[Direction], values: tuple[tuple[str, Any], ...]) -> Direction:
+    return kind(**dict(values))
 
 
 def only_options(method: str, options: Mapping[str, Any]) -> None:
