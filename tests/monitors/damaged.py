@@ -326,7 +326,8 @@ def make(template: Path, path: Path, seed: int) -> str:
     while draw.random() < 0.2:
         changes.append(draw.choice(CHANGES))
     said = []
-    for change in sorted(changes, key=lambda change: change is odd_name):
+    # A pipe in the place of a file must come last: to read it would never end.
+    for change in sorted(changes, key=lambda change: (change is odd_name, change is other_file)):
         try:
             said.append(change(draw, run))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError):
