@@ -20,6 +20,7 @@ import torch
 from hostile import Outcome, ended
 from layerpace import cli
 from layerpace.cli import dispatch
+from layerpace.commands import EXIT_USAGE, complain
 from layerpace.files import FileError
 from layerpace.monitors.diagnose import diagnose
 from layerpace.monitors.folder import load
@@ -37,8 +38,7 @@ def opened(path: Path) -> None:
         try:
             runs = load(path)
         except (FileError, FileNotFoundError) as error:
-            print(f"refused: {error}")
-            return
+            complain(str(error), EXIT_USAGE)
         for warning in said:
             print(f"warned: {warning.message}")
         for run in runs:
