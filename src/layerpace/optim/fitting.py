@@ -47,6 +47,12 @@ def check_state(
         value = of.get(name)
         if not isinstance(value, Tensor):
             fail(name, "is missing" if value is None else f"is a {type(value).__name__}", "a tensor")
+        if value.layout != torch.strided:  # arithmetic fails on it, when others have moved
+            fail(name, f"is {value.layout}", "a dense tensor")
+        if value.is_complex() or value.is_quantized:
+            fail(name, f"is {value.dtype}", "a tensor of real numbers")
+        if value.is_meta and not param.is_meta:
+            fail(name, "is on meta", "one that has values")
         return value
 
     def check_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
