@@ -155,3 +155,20 @@ def _train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
         optimizer.zero_grad()
         model(torch.ones(2, 4)).square().mean().backward()
         optimizer.step()
+
+
+def test_a_state_that_the_inner_optimizer_refuses_leaves_the_old_one() -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = lp.wrap(torch.optim.AdamW([weight], lr=0.1), lp.rules.Rotation())
+    weight.grad = torch.ones(3, 2)
+    optimizer.step()
+    damaged = optimizer.state_dict()
+    damaged["state"] = {0: {**damaged["state"][0], "step": None}}
+    damaged["param_groups"][0]["lr"] = 0.5
+    old = dict(optimizer.state[weight])
+    with pytest.raises(TypeError):
+        optimizer.load_state_dict(damaged)
+    assert optimizer.state[weight].keys() == old.keys()
+    assert all(optimizer.state[weight][name] is value for name, value in old.items())
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    optimizer.step()

@@ -394,7 +394,12 @@ class Wrapped(OpaqueOptimizer):
 
         State goes by names, where both sides have them; see `Layerwise.load_state_dict`.
         """
-        self.inner.load_state_dict(state_dict)
+        state, groups = self.inner.state, self.inner.param_groups
+        try:
+            self.inner.load_state_dict(state_dict)
+        except BaseException:  # torch judges the inner state after it has taken it over
+            self.inner.state, self.inner.param_groups = state, groups
+            raise
 
     def _rule_numbers(self, state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """(parameter, the rule's saved numbers) of a state dict that fits the groups.
