@@ -137,7 +137,14 @@ def test_a_fork_within_a_step_goes_on_with_it(monkeypatch: pytest.MonkeyPatch) -
     weights: list[Tensor] = []
     reader, writer = os.pipe()
     pids: list[int] = []
-    in_the_middle(monkeypatch, lambda: pids.append(os.fork()))
+
+    def fork() -> None:
+        pids.append(os.fork())
+        if pids == [0]:
+            signal.alarm(60)
+            torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
+
+    in_the_middle(monkeypatch, fork)
     try:
         optimizer.step()
         weights = problem.weights()

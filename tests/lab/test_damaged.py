@@ -39,7 +39,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, folder: str) -> Path:
         patch.setattr("layerpace.lab.stopping.StopSignals", lambda: StopAt(6))
         with pytest.raises(SystemExit):
             cli.dispatch([*TRAIN, "--out", folder])
-    assert sorted(path.name for path in Path(folder).iterdir()) == sorted([*FILES, ".lock"])
+    assert sorted(path.name for path in Path(folder).iterdir()) == sorted([*FILES, ".lock", ".writer"])
     return Path(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def test_a_child_of_fork_leaves_folder_and_records_to_its_parent(tmp_path: Path)
     monitor.history._lock.acquire()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)
+        torch.set_num_threads(1)  # as workers do: the threads of OpenMP do not survive a fork
         try:
             with pytest.warns(UserWarning, match="this process is a child of the one that has the monitor"):
                 train(model, optimizer, 2, first=2)

@@ -9,12 +9,19 @@ import pytest
 import torch
 from tests.monitors.training import network
 from torch import Tensor, nn
+from torch.optim import SGD
 
 import layerpace as lp
 from layerpace.monitors import Monitor, measure
 
 
-class Changing(torch.optim.SGD):
+class Plain(SGD):
+    """SGD whose step torch does not hook: whether it has hooked SGD's depends on who made one before."""
+
+    step = SGD.step.__wrapped__ if hasattr(SGD.step, "hooked") else SGD.step  # type: ignore[attr-defined]
+
+
+class Changing(Plain):
     """SGD that changes the last weight in its second step, as growing and pruning optimizers do."""
 
     change: Callable[[Changing, nn.Parameter], None]
@@ -42,6 +49,16 @@ CHANGES: dict[str, Callable[[Changing, nn.Parameter], None]] = {
 }
 
 
+@pytest.fixture(params=[False, True], ids=["hooked once", "hooked twice"])
+def hooks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether torch has also hooked the step of the base class, as it does when an optimizer of that class is made."""
+    if request.param:
+        monkeypatch.setattr(Plain, "step", Plain.step)  # put back after the test
+        Plain([torch.ones(1, requires_grad=True)])
+    assert hasattr(Plain.step, "hooked") == request.param
+
+
+@pytest.mark.usefixtures("hooks")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_layer_that_is_not_what_it_was(change: Callable[[Changing, nn.Parameter], None]) -> None:
     model = network()
@@ -68,6 +85,45 @@ def test_a_layer_that_is_not_what_it_was(change: Callable[[Changing, nn.Paramete
             assert norms[1, place].isnan()
         else:
             assert norms[:, place].tolist() == pytest.approx([expected[place]] * 2, rel=1e-5)
+
+
+class Clamping(Plain):
+    """What the step of a base class leaves is not yet where the step leads; both may fail."""
+
+    fails = ""
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = super().step(self.fail if self.fails == "inner" else closure)
+        if self.fails == "outer":
+            self.fail()
+        for p in self.param_groups[0]["params"]:
+            p.data.clamp_(min=0)
+        return loss
+
+    def fail(self) -> float:
+        raise ArithmeticError
+
+
+@pytest.mark.usefixtures("hooks")
+def test_a_step_is_measured_to_its_end_and_after_one_that_failed() -> None:
+    model = network()
+    optimizer = Clamping(model.parameters(), lr=0.01)
+    monitor = Monitor(model, optimizer, every=1)
+    moved = []
+    for fails in ("", "inner", "", "outer", "outer", "", ""):
+        for p in model.parameters():
+            p.data.normal_()
+            p.grad = torch.ones_like(p)
+        old = [p.detach().clone() for p in model.parameters()]
+        optimizer.fails = fails
+        if fails:
+            with pytest.raises(ArithmeticError):
+                optimizer.step()
+        else:
+            optimizer.step()
+            moved.append([float((p.detach() - w).norm()) for p, w in zip(model.parameters(), old, strict=True)])
+    assert monitor.history.steps == [1, 2, 3, 4]
+    torch.testing.assert_close(monitor.history["update_norm"], torch.tensor(moved))
 
 
 def test_other_layouts_and_dtypes_are_measured_all_the_same() -> None:

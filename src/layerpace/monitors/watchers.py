@@ -6,6 +6,7 @@ are read later, those of many steps at once.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from layerpace.monitors.layout import Layout
 from layerpace.monitors.transfer import Transfer
 
 Fields: TypeAlias = Mapping[str, Tensor]
+
+_HOOKED_STEP = Optimizer.profile_hook_step(lambda: None).__code__
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Watcher(ABC):
         self.measured: list[Tensor] = []
         self._due, self._seen = due, seen
         self._measuring = self._stepping = False
+        self._inner = 0  # steps of base classes that the step calls, and that torch hooks, too
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -88,13 +92,19 @@ class Watcher(ABC):
         handle = self.optimizer.register_step_pre_hook(warn)
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._stop()  # the step before may have raised
-        self._stepping = True
+        if self._stepping and _is_within_its_step(optimizer):  # else the step before has raised
+            self._inner += 1
+            return None
+        self._stop()
+        self._stepping, self._inner = True, 0
         self._measuring = self._due(self.count + 1) and self._has_values()
         return self._begin(args, kwargs) if self._measuring else None
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._stepping:  # of an outer step, which torch hooks too where it calls that of its base class
+        if self._inner:  # what the outer step does after it belongs to the step
+            self._inner -= 1
+            return
+        if not self._stepping:  # hooked in the middle of a step
             return
         self._stepping = False
         self.count += 1
@@ -130,3 +140,13 @@ class Watcher(ABC):
             return torch.zeros(rows, dtype=torch.float64, device=device)
         skipped: Tensor = (found_inf.to(device) != 0).double().reshape(1).expand(rows)
         return skipped
+
+
+def _is_within_its_step(optimizer: Optimizer) -> bool:
+    """Whether the hook that asks is of a step that another hooked step of the optimizer has called."""
+    steps, frame = 0, sys._getframe()
+    while frame is not None:
+        if frame.f_code is _HOOKED_STEP and frame.f_locals.get("self") is optimizer:
+            steps += 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return steps > 1
