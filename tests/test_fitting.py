@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,12 @@ def without(name: str) -> Callable[[Any, Any], None]:
 
 Make = Callable[..., Any]
 ROWS = {"segments": {LAST: "rows"}}
+
+
+def nadam(params: Any, **options: Any) -> lp.Layerwise:
+    return lp.Layerwise(params, direction="nadam", rule="identity", **options)
+
+
 # change, what the error says, and the method
 CASES: dict[str, tuple[Callable[[Any, Any], None], str, Make, dict[str, Any]]] = {
     "a longer tensor": (longer, "shape", lp.LAMB, {}),
@@ -66,6 +73,10 @@ CASES: dict[str, tuple[Callable[[Any, Any], None], str, Make, dict[str, Any]]] =
     "a moment of another dtype": (of("exp_avg", lambda m: m.half()), "float16", lp.LAMB, {}),
     "a moment on another device": (on_another_device, "meta", lp.LAMB, {}),
     "a number of steps": (of("step", lambda t: 3), "int", lp.LAMB, {}),
+    "a negative count": (of("step", lambda t: t - 9), "count of steps, >= 0", lp.LAMB, {}),
+    "a negative count in its place": (of("step", lambda t: t.fill_(-9)), "count of steps, >= 0", nadam, {}),
+    "negative counts of rows": (of("step", lambda t: t - 9), "count of steps, >= 0", lp.LAMB, ROWS),
+    "a count of nan": (of("step", lambda t: t.fill_(math.nan)), "count of steps, >= 0", lp.LAMB, {}),
     "one step count for all rows": (of("step", lambda t: t.reshape(-1)[0]), "step", lp.LAMB, ROWS),
     "a velocity": (of("velocity", lambda v: v[:1]), "velocity", lp.LARS, {"momentum": 0.9}),
     "a rule's memory": (of("initial_norm", lambda x: x[:1]), "initial_norm", lp.Layca, ROWS),

@@ -348,6 +348,12 @@ def test_what_is_no_model_or_optimizer() -> None:
         monitor.log({"grad_norm/x": 1.0})
     with pytest.raises(ValueError, match="2 optimizers"):
         monitor.load_state_dict({"counts": [1, 2], "initial": {}})
+    for nothing in ({}, None, [], {"counts": 3}, {"counts": "1"}, {"counts": [1], "initial": 2}):
+        with pytest.raises(ValueError, match="no state of a monitor"):
+            monitor.load_state_dict(nothing)  # type: ignore[arg-type]
+    for count, error in ((-1, ValueError), (1.5, TypeError), ("1", TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"counts\[0\]"):
+            monitor.load_state_dict({"counts": [count]})
     other = lp.Monitor(nn.Sequential(nn.Linear(2, 2)), adam(model), out=None)
     with pytest.raises(ValueError, match="is it the same model"):
         monitor.load_state_dict(other.state_dict() | {"initial": {"0.weight": torch.ones(2, 2)}})

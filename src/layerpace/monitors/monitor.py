@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import reprlib
 import sys
 import time
 import weakref
@@ -416,17 +417,18 @@ class Monitor:
         """Go on from a checkpoint: records that are later than it are dropped, on disk too.
 
         Raises:
-            ValueError: of another number of optimizers, or of another model.
+            ValueError: not the state of a monitor, or of another number of optimizers, or of another model; nothing has
+                changed.
         """
-        counts = list(state["counts"])
         if self._copied is not None:
             raise RuntimeError(
                 "this is a copy of a monitor, which watches no training: load the state into the original"
             )
+        counts = _counts_of(state)
         if len(counts) != len(self._watchers):
             raise ValueError(f"the state is of {len(counts)} optimizers, the monitor has {len(self._watchers)}")
         if self._rotation is not None:
-            self._rotation.load(state["initial"])
+            self._rotation.load(state.get("initial", {}))
         for watcher, count in zip(self._watchers, counts, strict=True):
             watcher.count = count
         self._recorder.drop()
@@ -458,3 +460,16 @@ class Monitor:
             watcher.count = count
         if self._rotation is not None:
             self._rotation.load(self._output.initial())
+
+
+def _counts_of(state: Any) -> list[int]:
+    """The step counts of a monitor's state, one per optimizer."""
+    try:
+        counts = list(state["counts"])
+        if isinstance(state["counts"], str) or not isinstance(state.get("initial", {}), Mapping):
+            raise TypeError
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"this is no state of a monitor, which has counts and initial: {reprlib.repr(state)}"
+        ) from None
+    return [check_whole(f"counts[{place}]", count) for place, count in enumerate(counts)]

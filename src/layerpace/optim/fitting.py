@@ -15,6 +15,7 @@ from torch import Tensor
 from layerpace.directions import ALL, Direction
 from layerpace.directions.trial import is_elementwise
 from layerpace.entries import Entry, GroupOptions, Settings
+from layerpace.fake import has_values
 from layerpace.held import Held
 from layerpace.optim.support import real_shape
 from layerpace.precision import compute_dtype, moment_dtype
@@ -65,7 +66,10 @@ def check_state(
         if value.device != param.device:
             fail(name, f"is on {value.device}", f"it on {param.device}")
 
-    check_shape("step", tensor("step", state), by_layer)
+    count = tensor("step", state)
+    check_shape("step", count, by_layer)
+    if count.is_cpu and has_values(count) and not (count >= 0).all():  # elsewhere the host would wait for it
+        fail("step", f"is {count.tolist()}", "a count of steps, >= 0")
     for name in direction.state_names():
         value = tensor(name, state)
         if name in direction.layer_state:
