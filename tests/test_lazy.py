@@ -73,6 +73,21 @@ def test_copies_made_before_the_shapes_are_known() -> None:
     assert list(again.layers.values()) == list(optimizer.layers.values())
 
 
+@pytest.mark.parametrize("name", ["LAMB", "wrapped"])
+def test_state_waits_for_the_shapes(name: str) -> None:
+    ready, lazy = network(lazy=False), network(lazy=True)
+    expected, optimizer = MAKE[name](ready), MAKE[name](lazy)
+    train(ready, expected)
+    saved = copy.deepcopy(expected.state_dict())
+    with pytest.raises(ValueError, match=r"0.*lazy module.*call the model once"):
+        optimizer.load_state_dict(saved)
+    assert not optimizer.state
+    lazy(torch.ones(4, 2, 4))
+    optimizer.load_state_dict(saved)
+    for a, b in zip(train(lazy, optimizer), train(ready, expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
 def test_a_glob_without_names_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="named_parameters"):
         lp.LAMB(network(lazy=True).parameters(), exclude=["*.bias"])

@@ -22,7 +22,7 @@ from layerpace.optim.compiling import OpaqueOptimizer, opaque
 from layerpace.optim.loading import check_nonnegative, check_value
 from layerpace.optim.matching import by_names
 from layerpace.optim.options import deep_copy, default_exclude, on_host, rate, with_own_numbers, without_lambda
-from layerpace.optim.support import captures_graph, check_supported, real, real_shape, step_device
+from layerpace.optim.support import captures_graph, check_shaped, check_supported, real, real_shape, step_device
 from layerpace.optim.turns import Turns
 from layerpace.optim.zeros import ZeroLayers
 from layerpace.parts import described
@@ -412,6 +412,8 @@ class Wrapped(OpaqueOptimizer):
             for param, key in zip(group["params"], saved["params"], strict=True):
                 layers, state = self._layers[param], state_dict["state"].get(key, {})
                 numbers = {name: state[name] for name in names if name in state}
+                if numbers:
+                    check_shaped(param, printable(layers.name))
                 for name, value in numbers.items():
                     shape = torch.Size((layers.count,))
                     if names[name] == "step":

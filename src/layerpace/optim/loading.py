@@ -11,7 +11,7 @@ from torch import Tensor
 from layerpace import directions
 from layerpace.fake import has_values
 from layerpace.optim.options import KNOWN
-from layerpace.optim.support import real_shape, step_device
+from layerpace.optim.support import check_shaped, real_shape, step_device
 from layerpace.precision import SEED, compute_dtype, moment_dtype
 from layerpace.sharding import is_distributed
 
@@ -174,4 +174,5 @@ def _saved(
             state = state_dict["state"].get(key)
             if state:
                 where = f"{name} in parameter group {index}"
+                check_shaped(param, where)
                 yield param, where, state, optimizer._initial_state(param, direction, "meta")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from layerpace.entries import Settings
-from layerpace.layers import ParameterLayers
+from layerpace.layers import ParameterLayers, is_lazy
 from layerpace.sharding import check_placements
 
 
@@ -19,6 +19,15 @@ def real(tensor: Tensor) -> Tensor:
 def real_shape(tensor: Tensor) -> torch.Size:
     """Shape of a weight as real numbers: two of them for a complex one."""
     return torch.Size((*tensor.shape, 2)) if tensor.is_complex() else tensor.shape
+
+
+def check_shaped(param: Tensor, where: str) -> None:
+    """Raise ValueError for a parameter that state is to be loaded for, and that has no shape yet."""
+    if is_lazy(param):
+        raise ValueError(
+            f"{where} belongs to a lazy module and has no shape yet, which its state must fit: call the model once "
+            "before state is loaded"
+        )
 
 
 def check_supported(param: Tensor, grad: Tensor, name: str) -> None:
