@@ -229,6 +229,16 @@ def test_a_run_json_of_something_else_is_named_with_its_field(tmp_path: Path) ->
         assert str(path) in str(caught.value)
 
 
+def test_records_that_went_through_windows_are_read(tmp_path: Path) -> None:
+    """Where git or an editor has turned the ends of lines into those of Windows."""
+    make(tmp_path / "one")
+    records = tmp_path / "one" / "records.jsonl"
+    (whole,) = load(tmp_path)
+    records.write_bytes(records.read_bytes().replace(b"\n", b"\r\n"))
+    (run,) = load(tmp_path)
+    assert content(run) == content(whole) and run.notes == ()
+
+
 def test_damaged_lines_of_records_are_left_out_and_counted(tmp_path: Path) -> None:
     make(tmp_path / "one")
     records = tmp_path / "one" / "records.jsonl"

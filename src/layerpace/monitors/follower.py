@@ -126,7 +126,7 @@ class Follower:
         while (line := file.readline(LONGEST)).endswith(b"\n"):
             self._offset += len(line)
             self._last = line
-            yield line[:-1]
+            yield line[:-1].removesuffix(b"\r")  # git and editors write such ends on Windows
         if len(line) == LONGEST:
             raise FileError(f"line {self._replay.lines + 1} is longer than {LONGEST / 1e6:.0f} MB")
 
