@@ -70,7 +70,7 @@ bench-peers: setup
 # AddressSanitizer and UndefinedBehaviorSanitizer in the compiled module, gcc only, within 20 minutes on two cores: tests
 # of whatever reaches it, each kernel, each storage, each way in. Agreement of numbers is the business of `make test`.
 SANITIZE := build/sanitize
-SANITIZED := tests/fused tests/test_extremes.py tests/test_default_device.py \
+SANITIZED := tests/fused tests/engine/test_extremes.py tests/engine/test_default_device.py \
 	tests/monitors/test_measure.py tests/monitors/test_lost.py tests/monitors/test_values.py
 UNSANITIZED := --ignore=tests/fused/test_processes.py --ignore=tests/fused/test_missing.py \
 	-k "not several_chunks or (adam and not float16 or adam and bfloat16)"
@@ -92,5 +92,5 @@ arm64:
 	@echo "$$(wc -l < build/bits.txt) kernels give the same bits on arm64"
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/layerpace/backends/cpu/*.so
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/layerpace/engine/backends/cpu/*.so
 	git clean -fdXq native

@@ -10,4 +10,4 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-collect_ignore_glob = [] if find_spec("triton") else ["src/layerpace/backends/triton/*"]
+collect_ignore_glob = [] if find_spec("triton") else ["src/layerpace/engine/backends/triton/*"]

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from layerpace.backends import triton
+from layerpace.engine.backends import triton
 
 from . import machine
 from .cuda import check, compiled, goals, report

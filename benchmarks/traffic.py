@@ -58,11 +58,11 @@ def ceiling(gib: float, threads: int) -> dict[str, Any]:
         "source": what measured it. Without layerpace's own loops, torch's kernels stand in, and the source says so.
     """
     try:
-        measure = getattr(importlib.import_module("layerpace.backends.cpu"), "bandwidth", None)
+        measure = getattr(importlib.import_module("layerpace.engine.backends.cpu"), "bandwidth", None)
     except ImportError:
         measure = None
     if measure is not None:
-        return {"source": "layerpace.backends.cpu.bandwidth", **measure(gib=gib, threads=threads)}
+        return {"source": "layerpace.engine.backends.cpu.bandwidth", **measure(gib=gib, threads=threads)}
     return {"source": "estimate: torch's fused Adam, and torch.sum", **_torch_estimate(gib)}
 
 

@@ -19,8 +19,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 import layerpace as lp
-from layerpace.entries import Scaling
-from layerpace.step import layerwise_step
+from layerpace.engine.entries import Scaling
+from layerpace.engine.step import layerwise_step
 
 from .. import traffic
 from ..measure import Effort
@@ -75,7 +75,7 @@ def measure(device: Device) -> dict[str, Any]:
 
         @torch.no_grad()
         def traced() -> None:  # `optimizer.step` keeps the compiler out
-            made = optimizer._keeper._build(optimizer, Scaling())
+            made = optimizer._cache._build(optimizer, Scaling())
             layerwise_step(made, Scaling())
 
         optimizer.step = torch.compile(traced, backend="eager" if device.dry else "inductor")

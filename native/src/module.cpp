@@ -1,4 +1,4 @@
-// The Python module layerpace.backends.cpu._native.
+// The Python module layerpace.engine.backends.cpu._native.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -140,7 +140,7 @@ NB_MODULE(_native, m) {
   m.doc() = "The fused CPU step; see native/README.md.";
 
   nb::class_<Watch>(m, "Watch", nb::type_slots(watch_slots),
-                    "Tensors that a step rests on; see layerpace.backends.protocol.")
+                    "Tensors that a step rests on; see layerpace.engine.backends.protocol.")
       .def(nb::init<nb::list, nb::list, nb::list, std::vector<std::string>>(), "params"_a, "grads"_a, "states"_a,
            "names"_a)
       .def("check", &Watch::check, "threads"_a = 1)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .commands import EXIT_USAGE, complain
-from .extras import how_to_install
+from .engine.common.extras import how_to_install
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -53,7 +53,7 @@ def dispatch(arguments: Sequence[str]) -> None:
     except cyclopts.CycloptsError as error:
         complain(f"{error} (see layerpace --help)", EXIT_USAGE)
 
-    from .files import FileError
+    from .engine.common.files import FileError
     from .lab.errors import LabError, Stopped, one_line
 
     try:

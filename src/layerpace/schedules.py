@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
-from layerpace.checks import check_number, plain
+from layerpace.engine.common.checks import check_number, plain
 
 __all__ = ["linear_decay", "polynomial_decay", "step_drops", "warmup"]
 

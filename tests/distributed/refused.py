@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 import layerpace as lp
 from layerpace import directions
 from layerpace.directions.base import State
-from layerpace.tensors import Scalar, Tensors
+from layerpace.engine.numerics.tensors import Scalar, Tensors
 
 
 def partial() -> list[Tensor]:

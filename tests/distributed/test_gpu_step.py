@@ -10,7 +10,7 @@ from tests.distributed.compare import assert_same_training
 from tests.distributed.processes import Pool
 from tests.distributed.training import CUT, Job, train
 
-from layerpace.backends import triton
+from layerpace.engine.backends import triton
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available() or not triton.interprets(), reason="needs Triton's interpreter (TRITON_INTERPRET=1)"

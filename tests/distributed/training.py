@@ -221,7 +221,7 @@ class Training:
     def coefficients(self) -> dict[str, Tensor]:
         """c, b and ratio of the last step, of all layers of the model."""
         optimizer: Any = self.optimizer
-        plan = optimizer.last_plan if hasattr(optimizer, "last_plan") else getattr(optimizer, "_keeper", None)
+        plan = optimizer.last_plan if hasattr(optimizer, "last_plan") else getattr(optimizer, "_cache", None)
         plan = getattr(plan, "plan", plan)
         if plan is None:
             return {}

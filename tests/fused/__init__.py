@@ -18,7 +18,7 @@ def available() -> bool:
     if FUSED == "reference":
         return True
     try:
-        backend = importlib.import_module(f"layerpace.backends.{FUSED}")
+        backend = importlib.import_module(f"layerpace.engine.backends.{FUSED}")
     except ImportError:
         return False
     return bool(backend.available())

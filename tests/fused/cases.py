@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import layerpace as lp
-from layerpace.backends import reference
-from layerpace.precision import compute_dtype
+from layerpace.engine.backends import reference
+from layerpace.engine.numerics.precision import compute_dtype
 
 D, R = lp.directions, lp.rules
 

@@ -142,7 +142,7 @@ def test_where_a_tensor_stands_in_memory_does_not_matter(make: Make) -> None:
 @directions
 @all_dtypes
 def test_every_instruction_set(direction: str, dtype: torch.dtype) -> None:
-    backend = importlib.import_module(f"layerpace.backends.{FUSED}")
+    backend = importlib.import_module(f"layerpace.engine.backends.{FUSED}")
     names = backend.instruction_sets()
     assert names, "at least the one that every machine has"
     number = sum(map(ord, direction))
@@ -159,7 +159,7 @@ def test_every_instruction_set(direction: str, dtype: torch.dtype) -> None:
 @native
 @pytest.mark.parametrize("mode", ["stochastic", "plain"])
 def test_every_instruction_set_rounds_alike(make: Make, mode: str) -> None:
-    backend = importlib.import_module(f"layerpace.backends.{FUSED}")
+    backend = importlib.import_module(f"layerpace.engine.backends.{FUSED}")
     for dtype in (torch.bfloat16, torch.float16):
         outcomes = []
         for name in backend.instruction_sets():
@@ -172,7 +172,7 @@ def test_every_instruction_set_rounds_alike(make: Make, mode: str) -> None:
 
 @needs_kernels
 def test_an_instruction_set_that_is_not_there() -> None:
-    backend = importlib.import_module(f"layerpace.backends.{FUSED}")
+    backend = importlib.import_module(f"layerpace.engine.backends.{FUSED}")
     with pytest.raises(ValueError, match="abacus"), backend.use_instruction_set("abacus"):
         pass
 

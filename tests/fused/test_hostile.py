@@ -16,7 +16,7 @@ import torch
 from tests.fused import needs_kernels
 from torch import Tensor, nn
 
-from layerpace.backends.cpu import native
+from layerpace.engine.backends.cpu import native
 
 pytestmark = [needs_kernels, pytest.mark.filterwarnings("ignore")]  # of torch and nanobind, about odd things
 

@@ -26,8 +26,8 @@ from tests.fused.cases import (
 from tests.methods import assert_same
 from torch import Tensor
 
-from layerpace.columns import MEASURED
-from layerpace.precision import compute_dtype
+from layerpace.engine.numerics.columns import MEASURED
+from layerpace.engine.numerics.precision import compute_dtype
 
 pytestmark = needs_fused
 
@@ -53,7 +53,7 @@ def working(method: torch.optim.Optimizer, params: dict[str, Tensor]) -> dict[st
 
 def measured(method: Any) -> dict[str, Tensor]:
     """The sums of the last step, float64 [6] by layer."""
-    plan = method._keeper.plan
+    plan = method._cache.plan
     rows = torch.cat([part.measured for part in plan.parts])
     names = [n for part in plan.parts for work in part.works for cut in work.layers for n in cut.layer_names]
     return dict(zip(names, rows, strict=True))
@@ -71,7 +71,7 @@ def pieces(method: Any, params: dict[str, Tensor], tensors: dict[str, Tensor]) -
 
 def check(method: Any, params: dict[str, Tensor], rtol: float) -> None:
     """Two steps, whose sums are those of copies of the weights."""
-    method._keeper.readers.add(0)
+    method._cache.readers.add(0)
     train(method, params, 1)
     for step in (1, 2):
         before = working(method, params)
@@ -148,7 +148,7 @@ def test_measuring_leaves_the_step_as_it_is(rule: str) -> None:
     for measure in (False, True):
         params = weights(SHAPES, torch.float32)
         method = optimizer(FUSED, params, D.Adam(), rule)
-        method._keeper.readers = {0} if measure else set()
+        method._cache.readers = {0} if measure else set()
         train(method, params, 3)
         ends.append((copies(params), dict(method.state_dict()["state"])))
     assert_same(*ends)
@@ -158,7 +158,7 @@ def test_measuring_leaves_the_step_as_it_is(rule: str) -> None:
 @pytest.mark.parametrize("rule", BUILT_IN)
 @all_dtypes
 def test_the_same_bits_anywhere(rule: str, dtype: torch.dtype) -> None:
-    native = importlib.import_module("layerpace.backends.cpu._native")
+    native = importlib.import_module("layerpace.engine.backends.cpu._native")
     found = []
     for instruction_set in native.instruction_sets():
         for threads in (1, 2, 3):
@@ -166,7 +166,7 @@ def test_the_same_bits_anywhere(rule: str, dtype: torch.dtype) -> None:
             torch.set_num_threads(threads)
             params = weights(SHAPES, dtype)
             method = optimizer(FUSED, params, D.Adam(), rule, low_precision="plain")
-            method._keeper.readers.add(0)
+            method._cache.readers.add(0)
             train(method, params, 2)
             found.append(measured(method))
     for other in found[1:]:
@@ -185,7 +185,7 @@ def test_layers_that_are_held_back_are_not_measured() -> None:
     for backend in (FUSED, "reference"):
         params = weights(SHAPES, torch.float32)
         method = optimizer(backend, params, D.Adam(), "trust ratio", nonfinite="skip")
-        method._keeper.readers.add(0)
+        method._cache.readers.add(0)
         train(method, params, 1)
         params["300007"].grad[7] = torch.nan
         method.step()

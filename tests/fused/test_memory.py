@@ -75,7 +75,7 @@ def test_one_odd_tensor_leaves_the_others_their_kernels() -> None:
         p.grad = torch.ones_like(p)
     optimizer = lp.LAMB([*plain, odd], backend=FUSED)
     optimizer.step()
-    works = optimizer._keeper.plan.parts[0].works
+    works = optimizer._cache.plan.parts[0].works
     assert sorted(len(work.params) for work in works) == [1, 3]
     torch.testing.assert_close(odd.detach(), plain[0].detach(), rtol=1e-6, atol=0)
 
@@ -114,7 +114,7 @@ def test_a_child_of_a_parent_that_never_stepped() -> None:
 
 def test_tensors_are_described_without_the_exchange_interface_too() -> None:
     """torch before 2.10 has none: the same steps, and the same changes are noticed."""
-    module = importlib.import_module("layerpace.backends.cpu._native")
+    module = importlib.import_module("layerpace.engine.backends.cpu._native")
     outcomes = []
     for interface in (True, False):
         module.use_exchange_api(interface)
@@ -132,7 +132,7 @@ def test_tensors_are_described_without_the_exchange_interface_too() -> None:
                 if step == 4:
                     optimizer.state[params[0]]["exp_avg_sq"].data = torch.ones(40, 30)
                 optimizer.step()
-            assert all(work.backend.__name__.endswith("cpu") for work in optimizer._keeper.plan.parts[0].works)
+            assert all(work.backend.__name__.endswith("cpu") for work in optimizer._cache.plan.parts[0].works)
             outcomes.append([p.detach() for p in params])
         finally:
             module.use_exchange_api(True)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(FUSED == "reference" or not available(), reason=
 
 WITHOUT = """
 import sys, warnings
-sys.modules["layerpace.backends.cpu._native"] = None
+sys.modules["layerpace.engine.backends.cpu._native"] = None
 import torch
 import layerpace as lp
 
@@ -25,7 +25,7 @@ def problem():
 def test_everything_runs_on_the_reference() -> None:
     code = """
 warnings.simplefilter("ignore")
-from layerpace.backends import cpu
+from layerpace.engine.backends import cpu
 print(cpu.available())
 ends = []
 for backend in ("reference", "auto"):

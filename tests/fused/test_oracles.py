@@ -12,7 +12,7 @@ import pytest
 from tests.fused import FUSED, needs_fused, needs_kernels
 from tests.fused.cases import reference_forbidden
 
-import test_papers
+from tests.optim import test_papers
 
 pytestmark = needs_fused
 

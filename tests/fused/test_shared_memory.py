@@ -12,10 +12,10 @@ from tests.methods import assert_same
 from torch import Tensor
 
 import layerpace as lp
-from layerpace.backends import reference
-from layerpace.backends.cpu import native
-from layerpace.backends.watch import PythonWatch
-from layerpace.optim import keeping
+from layerpace.engine import cache as keeping
+from layerpace.engine.backends import reference
+from layerpace.engine.backends.cpu import native
+from layerpace.engine.backends.watch import PythonWatch
 
 pytestmark = [needs_fused, pytest.mark.usefixtures("two_threads")]
 
@@ -79,10 +79,10 @@ def train(name: str, backend: str, keep: bool = True) -> Run:
         if change is not None and step == 3:
             change(run)
         if not keep:
-            run.optimizer._keeper.drop()
+            run.optimizer._cache.drop()
         run.optimizer.step()
         if step == 3 or change is None:
-            plan = run.optimizer._keeper.plan
+            plan = run.optimizer._cache.plan
             assert plan is not None
             assert all(work.backend is reference for part in plan.parts for work in part.works)
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerpace.backends import triton
+from layerpace.engine.backends import triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

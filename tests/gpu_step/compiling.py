@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import layerpace as lp
-from layerpace.backends.triton import launches, library
+from layerpace.engine.backends.triton import launches, library
 
 TYPES = {
     torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16",
@@ -95,7 +95,7 @@ def main() -> None:
         for p in params:
             p.grad = torch.zeros_like(p)
         optimizer: Any = make(params)
-        optimizer._keeper.readers.update({1} if method == "everything" else ())
+        optimizer._cache.readers.update({1} if method == "everything" else ())
         noted.clear()
         optimizer.step()
         for fn, given in noted:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from layerpace.backends import triton
+from layerpace.engine.backends import triton
 
 
 @pytest.fixture(autouse=True)

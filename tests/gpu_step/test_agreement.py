@@ -150,5 +150,5 @@ def test_the_ratio_of_a_step_that_decay_cancels() -> None:
         method: Any = optimizer(backend, {"w": w}, DIRECTIONS["sgd"], "trust ratio zero", weight_decay=0.5)
         w.grad = torch.full((3, 4), -1.0, device=DEVICE)
         method.step()
-        ratios.append(float(method._keeper.plan.coefficients.ratio))
+        ratios.append(float(method._cache.plan.coefficients.ratio))
     assert ratios == [1.0, 1.0]

@@ -11,10 +11,10 @@ from tests.gpu_step import DEVICE, needs_triton
 from torch import Tensor
 
 import layerpace as lp
-from layerpace.backends import reference, triton
-from layerpace.backends.cpu import native
-from layerpace.backends.triton import library
-from layerpace.backends.watch import PythonWatch
+from layerpace.engine.backends import reference, triton
+from layerpace.engine.backends.cpu import native
+from layerpace.engine.backends.triton import library
+from layerpace.engine.backends.watch import PythonWatch
 
 pytestmark = needs_triton
 
@@ -26,7 +26,7 @@ def backends_of(params: dict[str, Tensor], **options: Any) -> list[Any]:
         if p.grad is None:
             p.grad = torch.ones_like(p)
     method.step()
-    return [work.backend for part in method._keeper.plan.parts for work in part.works]
+    return [work.backend for part in method._cache.plan.parts for work in part.works]
 
 
 def test_dense_tensors_of_one_order_are_taken() -> None:
@@ -60,7 +60,7 @@ def test_a_direction_of_ones_own_runs_on_the_reference() -> None:
     method: Any = lp.Layerwise([w], direction=Own(), rule="trust_ratio", lr=0.1, backend="triton")
     w.grad = torch.ones_like(w)
     method.step()
-    assert method._keeper.plan.parts[0].works[0].backend is reference
+    assert method._cache.plan.parts[0].works[0].backend is reference
 
 
 def test_a_missing_triton_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_the_cpu_keeps_its_own_kernels() -> None:
     w.grad = torch.ones_like(w)
     method: Any = lp.LAMB([w])
     method.step()
-    assert method._keeper.plan.parts[0].works[0].backend is not triton
+    assert method._cache.plan.parts[0].works[0].backend is not triton
 
 
 def _watched() -> tuple[list[Tensor], list[dict[str, Tensor]]]:

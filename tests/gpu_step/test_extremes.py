@@ -1,11 +1,11 @@
-"""The ends of the range of float32, as tests/test_extremes.py has them for the other backends."""
+"""The ends of the range of float32, as tests/engine/test_extremes.py has them for the other backends."""
 
 from __future__ import annotations
 
 import pytest
+from tests.engine.test_extremes import assert_agrees, on_tiny_weights, with_a_constant_gradient
 from tests.fused.cases import DIRECTIONS, D
 from tests.gpu_step import DEVICE
-from tests.test_extremes import assert_agrees, on_tiny_weights, with_a_constant_gradient
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # numpy's, which computes for the interpreter

@@ -175,11 +175,11 @@ def test_monitors_read_the_same() -> None:
         params = {name: w.detach().to(DEVICE).requires_grad_() for name, w in weights(FEW).items()}
         options: dict[str, Any] = {"momentum": 0.9, "nonfinite": "skip"}
         method: Any = optimizer(backend, params, DIRECTIONS["adam"], "trust ratio bounds", **options)
-        method._keeper.readers.add(1)
+        method._cache.readers.add(1)
         train(method, params, 2)
         params["17"].grad = torch.full_like(params["17"], torch.nan)
         method.step()
-        (part,) = method._keeper.plan.parts
+        (part,) = method._cache.plan.parts
         numbers = torch.cat(
             [part.measured, part.table.values, part.coefficients.b[:, None], part.coefficients.ratio[:, None]], 1
         )
@@ -210,7 +210,7 @@ class Launches(TorchDispatchMode):
 
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels that are launched from now on; they run."""
-    from layerpace.backends.triton import launches
+    from layerpace.engine.backends.triton import launches
 
     found: list[str] = []
 
@@ -259,7 +259,7 @@ def test_a_step_launches_four_kernels_at_most(
     decay = 0.0 if rule == "rotation" else 0.1  # coupled, it would be an option that excluded tensors do not share
     method: Any = optimizer("triton", params, DIRECTIONS[direction], rule, weight_decay=decay, **options)
     train(method, params, 2)
-    plan = method._keeper.plan
+    plan = method._cache.plan
     for name, p in params.items():
         p.grad = gradient(name, p, 2)
     for group in method.param_groups:
@@ -267,7 +267,7 @@ def test_a_step_launches_four_kernels_at_most(
     kernels = _kernels(monkeypatch)
     with Launches() as launches:
         method.step()
-    assert method._keeper.plan is plan
+    assert method._cache.plan is plan
     sent = [name for name in launches.found if name == "copy_"]  # of numbers from the host
     others = [name for name in launches.found if name != "copy_"]
     assert others + kernels == expected
@@ -276,8 +276,8 @@ def test_a_step_launches_four_kernels_at_most(
 
 
 def test_gradient_sums_of_every_column() -> None:
-    from layerpace.backends import reference
-    from layerpace.columns import COLUMNS
+    from layerpace.engine.backends import reference
+    from layerpace.engine.numerics.columns import COLUMNS
 
     columns = tuple(COLUMNS)
     params = {"a": torch.randn(70, 80), "b": torch.randn(5), "empty": torch.zeros(0, 3)}
@@ -288,7 +288,7 @@ def test_gradient_sums_of_every_column() -> None:
         for name, p in ours.items():
             p.grad = gradient(name, p, 0)
         method.step()
-        (work,) = method._keeper.plan.parts[0].works
+        (work,) = method._cache.plan.parts[0].works
         work.grads = [p.grad for p in ours.values()]
         found.append(work.backend.gradient_sums(work, columns))
         assert (work.backend is reference) == (backend == "reference")

@@ -12,7 +12,7 @@ from tests.fused.cases import DIRECTIONS, optimizer
 from tests.gpu_step import DEVICE, needs_triton
 from torch import Tensor
 
-from layerpace.precision import SEED
+from layerpace.engine.numerics.precision import SEED
 
 pytestmark = needs_triton
 

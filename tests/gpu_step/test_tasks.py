@@ -26,7 +26,7 @@ def arrangement(sizes: Sizes, excluded: list[bool] | None = None) -> Any:
     for p in params.values():
         p.grad = torch.zeros_like(p)
     method.step()
-    (work,) = method._keeper.plan.parts[0].works
+    (work,) = method._cache.plan.parts[0].works
     return work.kernel.arrangement
 
 
@@ -43,8 +43,8 @@ def test_no_task_needs_a_later_one(
     sizes: Sizes, out: list[bool], ahead: int, measure: bool, keep: bool, passes: tuple[bool, bool]
 ) -> None:
     """Each chunk has its passes once, sums follow all of them, and the second pass follows the coefficients."""
-    from layerpace.backends.triton import tables
-    from layerpace.backends.triton.kernels import tables as at
+    from layerpace.engine.backends.triton import tables
+    from layerpace.engine.backends.triton.kernels import tables as at
 
     first, second = passes
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +95,7 @@ def test_no_task_needs_a_later_one(
 
 @given(st.integers(0, 1 << 40))
 def test_chunks_are_few_and_of_a_power_of_two(entries: int) -> None:
-    from layerpace.backends.triton.tables import BLOCK, MOST, SMALL, chunk_size
+    from layerpace.engine.backends.triton.tables import BLOCK, MOST, SMALL, chunk_size
 
     size = chunk_size(entries)
     assert size & (size - 1) == 0 and BLOCK <= size <= MOST
@@ -111,7 +111,7 @@ def test_layers_are_the_rows_of_the_table() -> None:
 
 def test_the_order_of_tasks_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers that are larger than a cache, and second passes that come early or late."""
-    from layerpace.backends.triton import tables
+    from layerpace.engine.backends.triton import tables
 
     shapes = {"a": (4099, 1), "b": (9001, 1), "c": (5, 2), "d": (4500, 1)}
 
@@ -137,7 +137,7 @@ def test_gradients_that_begin_at_any_address() -> None:
             params["b"].grad = flat[-6:-1]
             method.step()
         if backend == "triton":
-            assert not method._keeper.plan.parts[0].works[0].kernel.aligned
+            assert not method._cache.plan.parts[0].works[0].kernel.aligned
         return method
 
     assert_same(play, shapes={"a": (70, 80), "b": (5,)})
@@ -152,11 +152,11 @@ def test_segments_that_begin_where_wide_loads_cannot(state_dtype: str, aligned: 
     )
     w.grad = torch.zeros_like(w)
     method.step()
-    assert method._keeper.plan.parts[0].works[0].kernel.arrangement.aligned is aligned
+    assert method._cache.plan.parts[0].works[0].kernel.arrangement.aligned is aligned
 
 
 def test_numbers_are_sent_when_they_have_changed() -> None:
-    from layerpace.backends.triton.tables import Sent
+    from layerpace.engine.backends.triton.tables import Sent
 
     sent = Sent(3, torch.device("cpu"))
     assert sent.send([1, 2, 3]) and sent.there.tolist() == [1, 2, 3]
@@ -167,7 +167,7 @@ def test_numbers_are_sent_when_they_have_changed() -> None:
 
 def test_a_capture_sends_from_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was known, and a few times; later steps send again, since a replay may have written in between."""
-    from layerpace.backends.triton.tables import Sent
+    from layerpace.engine.backends.triton.tables import Sent
 
     sent = Sent(2, torch.device("cpu"))
     sent.send([1, 2])
@@ -185,7 +185,7 @@ def test_a_capture_sends_from_memory_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_tables_are_not_made_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerpace.backends.triton import tables
+    from layerpace.engine.backends.triton import tables
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="before the capture"):

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
 
 import layerpace as lp
-from layerpace.extras import how_to_install
+from layerpace.engine.common.extras import how_to_install
 from layerpace.integrations.attach import check_layers, is_spread
 from layerpace.integrations.lightning import LayerMonitor
 from layerpace.integrations.transformers import LayerMonitorCallback

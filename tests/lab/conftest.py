@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from layerpace.lab import Dataset, Task
-from layerpace.lab.plan import Cell, Plan
+from layerpace.lab.compare_plan import Cell, Plan
 
 
 class Silent:

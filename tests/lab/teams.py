@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from layerpace.lab import Dataset, Task
 from layerpace.lab.compare import compare as compare_all
+from layerpace.lab.compare_plan import Request
 from layerpace.lab.errors import Stopped
 from layerpace.lab.parallel import Team
-from layerpace.lab.plan import Request
 from layerpace.lab.single import run
 from layerpace.lab.stopping import StopSignals
 
@@ -154,7 +154,7 @@ def generators(config: dict[str, Any], out: str) -> list[Tensor]:
 
 
 def told(kind: str) -> Any:
-    """What `Team.told` gives where rank 0 returns something, or raises."""
+    """What `Team.broadcast` gives where rank 0 returns something, or raises."""
     from layerpace.lab.errors import UsageError
 
     def make() -> dict[str, int]:
@@ -166,7 +166,7 @@ def told(kind: str) -> Any:
         return {"made": 7}
 
     try:
-        return team().told(make)
+        return team().broadcast(make)
     except Exception as error:
         return type(error).__name__, str(error)
 

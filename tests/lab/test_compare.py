@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from layerpace.lab import recording
 from layerpace.lab.batches import Batches, evenly, split
 from layerpace.lab.compare import compare
+from layerpace.lab.compare_plan import Cell, Request, plan
 from layerpace.lab.data import Dataset
 from layerpace.lab.errors import LabError, Stopped, UsageError
-from layerpace.lab.plan import Cell, Request, plan
 from layerpace.lab.plots import draw
 from layerpace.lab.records import Folder, to_json
 from layerpace.lab.schedule import scheduler

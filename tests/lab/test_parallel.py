@@ -18,8 +18,8 @@ from torch import Tensor
 
 from layerpace.lab.batches import Batches, portion
 from layerpace.lab.errors import LabError
-from layerpace.lab.meeting import meet
 from layerpace.lab.parallel import Team
+from layerpace.lab.rendezvous import meet
 from layerpace.lab.single import resolve
 
 TASKS = "tests.lab.teams:"

@@ -11,11 +11,11 @@ from rich.console import Console
 from torch import nn
 
 from hostile import controls
-from layerpace.consoles import SafeConsole
+from layerpace.engine.common.consoles import SafeConsole
 from layerpace.lab import Task
 from layerpace.lab.compare import compare
+from layerpace.lab.compare_plan import Request
 from layerpace.lab.curves import Curve, MethodRecords, average, pick
-from layerpace.lab.plan import Request
 from layerpace.lab.plots import draw, rotation, scores, updates
 from layerpace.lab.progress import LineReporter, LiveReporter, score_text
 from layerpace.lab.report import show

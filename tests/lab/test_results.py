@@ -17,10 +17,10 @@ import layerpace as lp
 from layerpace.cli import dispatch
 from layerpace.lab import LabError, UsageError
 from layerpace.lab.compare import compare
-from layerpace.lab.plan import Request
+from layerpace.lab.compare_plan import Request
 from layerpace.lab.results import collect, curves, write
 from layerpace.lab.results.found import find
-from layerpace.lab.results.rows import table
+from layerpace.lab.results.run_rows import table
 from layerpace.lab.results.show import show
 from layerpace.lab.tasks import Task
 

@@ -7,8 +7,8 @@ import torch
 
 from layerpace.lab.errors import UsageError
 from layerpace.lab.methods import parse_method
+from layerpace.lab.run_settings import check
 from layerpace.lab.schedule import Schedule, scheduler
-from layerpace.lab.settings import check
 
 
 def rates(name: str, steps: int, warmup: int = 0) -> list[float]:

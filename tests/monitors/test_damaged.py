@@ -21,7 +21,7 @@ from hostile import Outcome, ended
 from layerpace import cli
 from layerpace.cli import dispatch
 from layerpace.commands import EXIT_USAGE, complain
-from layerpace.files import FileError
+from layerpace.engine.common.files import FileError
 from layerpace.monitors.diagnose import diagnose
 from layerpace.monitors.folder import load
 

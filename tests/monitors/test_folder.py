@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from layerpace.files import FileError
+from layerpace.engine.common.files import FileError
 from layerpace.monitors.folder import Follower, MonitorFolder, find, load
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.monitors.replay import Replay

@@ -291,7 +291,7 @@ def test_closing_lets_go() -> None:
     monitor.close()
     monitor.close()
     train(model, optimizer, 2, first=1)
-    assert monitor.history.steps == [1] and not optimizer._keeper.readers
+    assert monitor.history.steps == [1] and not optimizer._cache.readers
     gone = weakref.ref(monitor)
     del monitor
     gc.collect()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerpace.backends.cpu import native
+from layerpace.engine.backends.cpu import native
 from layerpace.monitors import measure
 
 KINDS = ("compiled", "plain", "norms")

@@ -20,9 +20,9 @@ from layerpace import cli
 from layerpace.monitors.history import History
 from layerpace.monitors.report import write_report
 from layerpace.monitors.report.charts import CHARTS, charts_of, ends, in_words
-from layerpace.monitors.report.command import report
 from layerpace.monitors.report.page import distinct, groups, make_page
 from layerpace.monitors.report.payload import payload
+from layerpace.monitors.report.report_command import report
 from layerpace.monitors.report.thin import breaks, keep
 from layerpace.monitors.run import LayerInfo, Run, Series
 

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import NoReturn
 
-from ..printable import printable
+from ..engine.common.printable import printable
 
 EXIT_USAGE = 2
 LONGEST = 2000  # characters of an error: what was given may be as long as the system lets it

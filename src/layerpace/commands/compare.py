@@ -144,7 +144,7 @@ def add(app: App) -> None:
         json
             Print one JSON document on stdout, and nothing else there.
         """
-        from ..lab.command import run
+        from ..lab.compare_command import run
         from ..lab.methods import DEFAULT_METHODS
 
         if task is not None and (model is not None or data != "digits" or data_dir is not None):

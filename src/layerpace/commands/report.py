@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App
 
-from ..printable import printable
+from ..engine.common.printable import printable
 from . import EXIT_USAGE, complain, say
 from .options import flag
 
@@ -45,7 +45,7 @@ def add(app: App) -> None:
         open
             Show it in the browser.
         """
-        from ..monitors.report.command import report as write
+        from ..monitors.report.report_command import report as write
 
         if not runs:
             complain("report needs the folder of a run, such as: layerpace report runs/demo", EXIT_USAGE)

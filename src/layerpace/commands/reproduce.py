@@ -79,7 +79,7 @@ def add(app: App) -> None:
         json
             Print one JSON document on stdout, and nothing else there.
         """
-        from ..recipes.command import Settings, run
+        from ..lab.recipes.reproduce_command import Settings, run
 
         if not names and not (list or page):
             complain("say which recipes, or all: layerpace reproduce --list shows them", EXIT_USAGE)

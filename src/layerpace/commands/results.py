@@ -60,7 +60,7 @@ def add(app: App) -> None:
         json
             Print one JSON document on stdout, and nothing else there.
         """
-        from ..lab.results.command import run
+        from ..lab.results.results_command import run
 
         if not folders:
             complain("results needs a folder of runs, such as: layerpace results runs", EXIT_USAGE)

@@ -95,7 +95,7 @@ def add(app: App) -> None:
         json
             Print one JSON document on stdout, with every run and its result, and nothing else there.
         """
-        from ..lab.sweep.command import Settings, run
+        from ..lab.sweep.sweep_command import Settings, run
 
         if jobs is not None and jobs < 1:
             complain(f"--jobs {jobs}: must be at least 1", EXIT_USAGE)

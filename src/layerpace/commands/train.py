@@ -139,7 +139,7 @@ def add(app: App) -> None:
         json
             Print one JSON document on stdout, and nothing else there.
         """
-        from ..lab.command_train import run
+        from ..lab.train_command import run
 
         if resume and overwrite:
             complain("--resume goes on with what --overwrite deletes: choose one", EXIT_USAGE)

@@ -1,11 +1,11 @@
 """Directions: g, w, state -> u, one file a family."""
 
-from layerpace.checks import by_name
 from layerpace.directions.adagrad import AdaDelta, AdaGrad
 from layerpace.directions.adam import Adam, AdaMax, AMSGrad, NAdam, RAdam
 from layerpace.directions.base import Direction
 from layerpace.directions.rmsprop import RMSProp
 from layerpace.directions.sgd import SGD, EMAMomentum, HeavyBall, Nesterov
+from layerpace.engine.common.checks import by_name
 
 ALL: tuple[type[Direction], ...] = (
     SGD,
@@ -26,7 +26,7 @@ BY_NAME: dict[str, type[Direction]] = {name: cls for cls in ALL for name in cls.
 
 
 def get(direction: str | Direction) -> Direction:
-    """The direction of that name with its defaults, or the direction itself; see `layerpace.checks.by_name`."""
+    """The direction of that name with its defaults, or the direction itself."""
     return by_name("direction", direction, Direction, BY_NAME)
 
 

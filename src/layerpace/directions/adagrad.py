@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from layerpace.checks import keep_flag, keep_range
 from layerpace.directions.base import Direction, State, divide, zeros
-from layerpace.tensors import Scalar, Tensors
+from layerpace.engine.common.checks import keep_flag, keep_range
+from layerpace.engine.numerics.tensors import Scalar, Tensors
 
 
 @dataclass(frozen=True)

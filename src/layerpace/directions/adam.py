@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from layerpace.checks import keep_betas, keep_flag, keep_range
 from layerpace.directions.base import Direction, State, divide, zeros
-from layerpace.tensors import Scalar, Tensors, choose, positive_root
+from layerpace.engine.common.checks import keep_betas, keep_flag, keep_range
+from layerpace.engine.numerics.tensors import Scalar, Tensors, choose, positive_root
 
 
 @dataclass(frozen=True)

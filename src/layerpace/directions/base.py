@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from layerpace.parts import Part
-from layerpace.tensors import Scalar, Tensors
+from layerpace.engine.common.parts import Part
+from layerpace.engine.numerics.tensors import Scalar, Tensors
 
 State = dict[str, Tensors]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerpace.checks import keep_flag, keep_range
 from layerpace.directions.base import Direction, State, divide
-from layerpace.tensors import Scalar, Tensors
+from layerpace.engine.common.checks import keep_flag, keep_range
+from layerpace.engine.numerics.tensors import Scalar, Tensors
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import torch
 
-from layerpace.checks import keep_range
 from layerpace.directions.base import Direction, State
-from layerpace.tensors import Scalar, Tensors
+from layerpace.engine.common.checks import keep_range
+from layerpace.engine.numerics.tensors import Scalar, Tensors
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from layerpace.directions.base import Direction
-from layerpace.tensors import Tensors
+from layerpace.engine.numerics.tensors import Tensors
 
 MOST = 5  # entries of a dimension
 STEPS = 2

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from layerpace.checks import check_range, check_whole
-from layerpace.extras import how_to_install
+from layerpace.engine.common.checks import check_range, check_whole
+from layerpace.engine.common.extras import how_to_install
+from layerpace.engine.common.signatures import name_keywords
+from layerpace.engine.sharding.collectives import is_distributed
+from layerpace.layers.wrappers import FSDP1, is_a
 from layerpace.monitors.follower import RECORDS
 from layerpace.monitors.processes import from_writer, writes
 from layerpace.monitors.quantities import QUANTITIES
-from layerpace.sharding import is_distributed
-from layerpace.signatures import name_keywords
-from layerpace.wrappers import FSDP1, is_a
 
 if TYPE_CHECKING:
     from layerpace.monitors.monitor import Monitor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layerpace.files import load_saved
+from layerpace.engine.common.files import load_saved
 from layerpace.integrations.attach import (
     based_on,
     callback_classes,

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .batches import split
+from .compare_plan import Cell, Plan, Request, plan
+from .compare_summary import Finished, Row, summarize
 from .errors import Stopped
 from .launches import flags, mark
 from .parallel import Team
-from .plan import Cell, Plan, Request, plan
 from .records import RESULTS, Folder, to_json, write
 from .reproducible import reproducible
 from .stopping import StopSignals
-from .summary import Finished, Row, summarize
 from .tasks import Task
 from .training import Run
 
@@ -47,14 +47,14 @@ def run_all(plan: Plan, folder: Folder, reporter: Reporter, signals: StopSignals
     with reproducible(plan.settings.threads):
         for cell in plan.cells:
             run_folder = folder.run(plan.folder_name(cell), plan.run_config(cell))
-            result = team.told(run_folder.result)
+            result = team.broadcast(run_folder.result)
             reused = result is not None
             if result is None:
                 run = Run(task, cell.method, cell.lr, cell.seed, plan.settings, run_folder, indices, team)
                 result = run.train(signals, lambda step, score, cell=cell: reporter.point(cell, step, score))  # type: ignore[misc]
             finished[cell] = (run_folder, result)
             reporter.end(cell, result, reused)
-            received = team.most(signals.received or 0)
+            received = team.max(signals.received or 0)
             if received:  # it came after the run's last look, and the run is on disk
                 raise Stopped(received)
     return finished
@@ -86,7 +86,7 @@ def compare(
             folder = stack.enter_context(Folder(made.out, made.config, *chosen))
             mark(made.out)
 
-        team.told(opened)
+        team.broadcast(opened)
         reporter.begin(made)
         finished = run_all(made, folder, reporter, signals, team)
 
@@ -103,4 +103,4 @@ def compare(
             write(made.out / RESULTS, to_json(found, indent=2))
             return found
 
-        return team.told(results)
+        return team.broadcast(results)

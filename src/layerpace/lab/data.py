@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ..printable import printable
+from ..engine.common.printable import printable
 from .dataset import Dataset, raw_bytes, standardised, subset
 from .digits import digits
 from .downloads import fetch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
-from ..extras import how_to_install
+from ..engine.common.extras import how_to_install
 from .errors import LabError
 
 

@@ -1,8 +1,8 @@
 """Processes that train one model together, as torchrun starts them; a process alone is a team of one.
 
     with processes(device) as team:         # starts their communication, where there are several
-        team.told(make)                     # what rank 0 makes, or raises, everywhere
-        team.summed(tensor), team.most(n)   # of all processes
+        team.broadcast(make)                     # what rank 0 makes, or raises, everywhere
+        team.summed(tensor), team.max(n)   # of all processes
         team.wrapped(model)                 # so that gradients are means over the processes
 
 Every process calls the same in the same order.
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .errors import LabError, Stopped, UsageError, one_line
-from .meeting import meet
+from .rendezvous import meet
 
 T = TypeVar("T")
 SHARDS = ("ddp", "fsdp")
@@ -32,7 +32,7 @@ def launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def speaks() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that prints: rank 0 of torchrun's, or one alone."""
     return not launched() or os.environ["RANK"] == "0"
 
@@ -51,7 +51,7 @@ class Team:
     """The processes that train together.
 
     Attributes:
-        rank: of this process, 0 to size - 1; rank 0 writes, and speaks.
+        rank: of this process, 0 to size - 1; rank 0 writes and prints.
         size: number of processes.
         shard: "ddp": each has the whole model, and gradients are averaged; "fsdp": each keeps a part of every tensor.
         joined: whether they are a process group, if only of one; False: this process trains by itself.
@@ -84,9 +84,9 @@ class Team:
     def restarted(self) -> bool:
         """Whether torchrun has started the processes again, after one was lost; on one machine or another."""
         count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if launched() else "0"
-        return self.most(int(count)) > 0
+        return self.max(int(count)) > 0
 
-    def told(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What ``make`` returns on rank 0, which alone calls it; a LabError or OSError of its is raised everywhere."""
         if self.size == 1:
             return make()
@@ -136,7 +136,7 @@ class Team:
             dist.all_reduce(tensor)
         return tensor
 
-    def most(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The largest of the processes' numbers. Waits for the other processes, and for no device."""
         if self.size == 1:
             return number

@@ -31,10 +31,10 @@ from typing import IO, Any
 
 import torch
 
-from ..files import FileError, Part, load_saved, parse_json, read_bytes, read_json
+from ..engine.common.files import FileError, Part, load_saved, parse_json, read_bytes, read_json
+from ..engine.common.printable import printable
 from ..monitors.folder import INITIAL
 from ..monitors.follower import RECORDS, RUN
-from ..printable import printable
 from .errors import LabError, UsageError
 
 CONFIG, RESULTS, DONE, LOCK = "config.json", "results.json", "DONE", ".lock"

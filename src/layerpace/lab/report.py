@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..printable import printable
+from ..engine.common.printable import printable
 from .progress import score_text
 
 UNEVENNESS = (

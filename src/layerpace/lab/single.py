@@ -23,11 +23,11 @@ from .data import to_stderr
 from .errors import UsageError
 from .methods import DEFAULT_RATES, Method, guess, parse_method, slug, split_outside_brackets
 from .models import DEFAULT_MODEL
-from .parallel import Team, speaks
+from .parallel import Team, is_main
 from .records import RunFolder, changes, digest
 from .references import Reference
 from .reproducible import reproducible
-from .settings import Options, Settings, check, decide, facts
+from .run_settings import Options, Settings, check, decide, facts
 from .stopping import StopSignals
 from .tasks import Task, built_in, from_reference
 from .training import OnPoint, Run
@@ -121,7 +121,7 @@ def make(training: Training, path: Path, signals: StopSignals, on_point: OnPoint
             raise UsageError(f"{path} holds another run: {changed}")
         return folder.result()
 
-    result = team.told(finished)
+    result = team.broadcast(finished)
     if result is not None:
         return result
     task = replace(training.task, data=training.task.data.to(settings.device))
@@ -205,6 +205,6 @@ def loaded(
 ) -> tuple[Task, dict[str, Any]]:
     """A task, and its facts."""
     folder = Path(data_dir) if data_dir else None
-    warn = to_stderr if speaks() else lambda message: None
+    warn = to_stderr if is_main() else lambda message: None
     task = from_reference(reference) if reference is not None else built_in(data, model, folder, warn)
     return task, facts(task, task.model().named_parameters())

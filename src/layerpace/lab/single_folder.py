@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import FileError, read_json
+from ..engine.common.files import FileError, read_json
 from ..monitors.folder import INITIAL
 from ..monitors.follower import RECORDS, RUN
 from ..monitors.lock import LOCK as WRITER

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..held import Held
+from ..engine.sharding.shards import Shard
 from ..layers import ParameterLayers
 from .parallel import Team
 
@@ -65,14 +65,14 @@ def handed_out(team: Team, make: Callable[[], Any]) -> Any:
             return {key: received(item) for key, item in value.items()}
         return type(value)(received(item) for item in value) if isinstance(value, list | tuple) else value
 
-    return received(team.told(lambda: taken(make())))
+    return received(team.broadcast(lambda: taken(make())))
 
 
 def like(tensor: Tensor, param: Any) -> Tensor:
     """A whole tensor as a DTensor with the placements of a parameter, if that is one; without communication."""
     if not hasattr(param, "placements"):
         return tensor
-    held = Held(param, ParameterLayers("parameter"))
+    held = Shard(param, ParameterLayers("parameter"))
     return held.distribute(held.shard(tensor.to(param.device)).clone())
 
 

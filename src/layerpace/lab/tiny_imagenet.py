@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..printable import printable
+from ..engine.common.printable import printable
 from .dataset import Dataset, pixel_scale
 from .errors import LabError, one_line
 from .extras import require

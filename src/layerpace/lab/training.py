@@ -23,8 +23,8 @@ from .parallel import Team
 from .recording import scalars, state_of, steps_to, summary, watch
 from .records import CHECKPOINT, CURVE, RunFolder
 from .reproducible import weights_digest
+from .run_settings import Settings
 from .schedule import scheduler
-from .settings import Settings
 from .states import handed_out, load_model, whole
 from .stopping import StopSignals
 from .tasks import Task
@@ -62,7 +62,7 @@ class Run:
         self.batches = Batches(task.data, train, settings.batch_size, seed, task.augment, self.team)
         self.wrapped = self.model
         multipliers = method.multipliers(self.model, self.example)
-        unused = self.team.replicated and self.team.most(int(self.leaves_out())) > 0
+        unused = self.team.replicated and self.team.max(int(self.leaves_out())) > 0
         self.wrapped = self.team.wrapped(self.model, unused)
         self.validation = validation[evenly(len(validation), settings.eval_size)].to(self.device)
         self.some_train = train[evenly(len(train), TRAIN_EVAL)].to(self.device)
@@ -105,7 +105,7 @@ class Run:
                         diverged = self.point(on_point)
                     if diverged is not None:  # no checkpoint of it: a run that goes on from one finds it again
                         break
-                    if due and self.team.most(int(time.monotonic() - self.saved >= self.settings.checkpoint_seconds)):
+                    if due and self.team.max(int(time.monotonic() - self.saved >= self.settings.checkpoint_seconds)):
                         self.save()
                     received = self.signal(signals, due)
                     if received is not None:
@@ -155,7 +155,7 @@ class Run:
         received = signals.received
         if self.team.size == 1:
             return received
-        return self.team.most(received or 0) or None if due or self.done % ASK == 0 else None
+        return self.team.max(received or 0) or None if due or self.done % ASK == 0 else None
 
     def step(self) -> int | None:
         """One step; the step at which the optimizer itself refused a gradient that is not finite."""
@@ -203,7 +203,7 @@ class Run:
             row["validation_score"], row["validation_loss"] = self.evaluate(
                 self.task.data.train_inputs, self.task.data.train_targets, self.validation
             )
-        self.team.told(lambda: self.folder.append(CURVE, [row]))
+        self.team.broadcast(lambda: self.folder.append(CURVE, [row]))
         self.monitor.log(scalars(row, self.task.metric_name), self.done)
         self.monitor.flush()
         self.read = self.done
@@ -264,7 +264,7 @@ class Run:
             self.folder.finish(result, weights)
             return result
 
-        result = self.team.told(write)
+        result = self.team.broadcast(write)
         self.monitor.close()  # only now: it touches DONE
         return result
 
@@ -287,7 +287,7 @@ class Run:
             "cpu_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
-        self.team.told(lambda: self.folder.save(state))
+        self.team.broadcast(lambda: self.folder.save(state))
         self.saved = time.monotonic()
 
     def load(self, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from layerpace.checks import check_whole
+from layerpace.engine.common.checks import check_whole
 
 ROTATION_EVERY = 50, 200  # at least, early in a training and later
 

@@ -9,12 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from layerpace.extras import how_to_install
+from layerpace.engine.common.extras import how_to_install
+from layerpace.engine.common.printable import printable
+from layerpace.layers.wrappers import plain_names
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
-from layerpace.printable import printable
-from layerpace.wrappers import plain_names
 
 
 class Feedback:

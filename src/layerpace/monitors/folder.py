@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerpace.checks import plain
-from layerpace.files import FileError, load_saved
+from layerpace.engine.common.checks import plain
+from layerpace.engine.common.files import FileError, load_saved
+from layerpace.engine.common.printable import printable
 from layerpace.monitors.follower import DONE, KIND, RECORDS, RUN, VERSION, Follower, read_settings
 from layerpace.monitors.lock import Lock, hold
 from layerpace.monitors.run import LayerInfo, Run
 from layerpace.monitors.sinks.aside import aside
 from layerpace.monitors.sinks.jsonl import JSONL
-from layerpace.printable import printable
 
 __all__ = ["Follower", "MonitorFolder", "find", "load"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from layerpace.files import LATEST, WIDEST, FileError, Part, open_regular, read_json, shortened
+from layerpace.engine.common.files import LATEST, WIDEST, FileError, Part, open_regular, read_json, shortened
 from layerpace.monitors.replay import Replay
 from layerpace.monitors.run import LayerInfo, Run
 

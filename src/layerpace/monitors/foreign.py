@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from layerpace.columns import MEASURED
-from layerpace.layers import ParameterLayers
+from layerpace.engine.numerics.columns import MEASURED
+from layerpace.engine.sharding.collectives import is_distributed, local
+from layerpace.layers.base import ParameterLayers
 from layerpace.monitors.layout import Layout, by_device, cuts_of
 from layerpace.monitors.measure import copy, moves, squares
 from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
 from layerpace.monitors.shards import Shards
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Numbers, Seen, Watcher
-from layerpace.sharding import is_distributed, local
-from layerpace.wrap import Wrapped
+from layerpace.optim.wrap import Wrapped
 
 
 class ForeignWatcher(Watcher):

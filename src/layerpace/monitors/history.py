@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from layerpace.checks import check_choice
+from layerpace.engine.common.checks import check_choice
 from layerpace.monitors.quantities import UPDATES
 
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer
 
-from layerpace.held import Held, held_of
-from layerpace.layers import ParameterLayers
+from layerpace.engine.sharding.collectives import is_distributed
+from layerpace.engine.sharding.shards import Shard, shard_of
+from layerpace.layers.base import ParameterLayers
+from layerpace.layers.wrappers import named_parameters
 from layerpace.monitors.run import LayerInfo
 from layerpace.monitors.shards import Shards
 from layerpace.optim.base import Layerwise
-from layerpace.sharding import is_distributed
-from layerpace.wrap import Wrapped
-from layerpace.wrappers import named_parameters
+from layerpace.optim.wrap import Wrapped
 
 
 class Layout:
@@ -40,7 +40,7 @@ class Layout:
         self._parameter_names: dict[Tensor, str] = {}
         self._places: dict[str, int] = {}  # of layers
         self._count = 0
-        self._held: dict[Tensor, Held] = {}
+        self._held: dict[Tensor, Shard] = {}
         self._lock = RLock()  # threads that read may find parameters that are new
         sharded: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
         for module in model.modules():
@@ -100,11 +100,11 @@ class Layout:
         return Shards(params, cuts, self._held)
 
     @property
-    def sharded(self) -> dict[str, Held]:
+    def sharded(self) -> dict[str, Shard]:
         """{name: what this process holds} of the parameters that other processes hold parts of."""
         cuts = self.cuts()
         every = {
-            name: held_of(self._held, param, cuts[param])
+            name: shard_of(self._held, param, cuts[param])
             for param, name in self._parameter_names.items()
             if is_distributed(param) and param in cuts
         }

@@ -7,13 +7,13 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from layerpace.backends import reference
-from layerpace.backends.cpu import native
-from layerpace.backends.programs import memory_order
-from layerpace.columns import Constants
-from layerpace.layers import ParameterLayers
-from layerpace.precision import compute_dtype
-from layerpace.tensors import Tensors
+from layerpace.engine.backends import reference
+from layerpace.engine.backends.cpu import native
+from layerpace.engine.backends.programs import memory_order
+from layerpace.engine.numerics.columns import Constants
+from layerpace.engine.numerics.precision import compute_dtype
+from layerpace.engine.numerics.tensors import Tensors
+from layerpace.layers.base import ParameterLayers
 
 _WHOLE = ParameterLayers("")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # that the compiled module takes

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from layerpace.engine.sharding.collectives import is_distributed
 from layerpace.monitors.layout import Layout, cuts_of
 from layerpace.monitors.quantities import PERCENTILES, SECOND_MOMENT
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
-from layerpace.sharding import is_distributed
 
 # What optimizers call the average or the sum of the squared gradient; the first that is there counts.
 STATES = ("exp_avg_sq", "square_avg", "sum")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from layerpace.checks import check_choice, check_whole
+from layerpace.engine.common.checks import check_choice, check_whole
 from layerpace.monitors import lock
 from layerpace.monitors.arguments import number, rotation_spacing, unwrapped
 from layerpace.monitors.feedback import Feedback

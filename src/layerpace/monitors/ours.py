@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerpace.columns import MEASURED
+from layerpace.engine.numerics.columns import MEASURED
+from layerpace.engine.plan import Part
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Numbers, Seen, Watcher
 from layerpace.optim.base import Layerwise
-from layerpace.plan import Part
 from layerpace.rules import Layers
 
 
@@ -30,13 +30,13 @@ class OursWatcher(Watcher):
         self._known_options: dict[torch.device, tuple[Layers, Tensor]] = {}
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.optimizer._keeper.readers.add(id(self))
+        self.optimizer._cache.readers.add(id(self))
 
     def _stop(self) -> None:
-        self.optimizer._keeper.readers.discard(id(self))
+        self.optimizer._cache.readers.discard(id(self))
 
     def _end(self) -> list[Numbers]:
-        plan = self.optimizer._keeper.plan
+        plan = self.optimizer._cache.plan
         if plan is None:  # no parameter had a gradient
             return []
         if self._known is None or self._known[0] is not plan:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerpace.engine.common.printable import printable
 from layerpace.monitors import sinks
 from layerpace.monitors.folder import MonitorFolder, beside, is_run, json_like
 from layerpace.monitors.history import History, Pace
@@ -22,7 +23,6 @@ from layerpace.monitors.processes import writes
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.monitors.recorder import Batch
 from layerpace.monitors.run import Run, Series
-from layerpace.printable import printable
 
 
 class Output:

@@ -33,7 +33,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layerpace.columns import MEASURED
+from layerpace.engine.numerics.columns import MEASURED
 
 UPDATES = ("relative_update_l1", "relative_update_l2", "rotation_angle", "weight_norm", "grad_norm", "update_norm")
 RATIOS = ("trust_ratio", "trust_ratio_unclipped")

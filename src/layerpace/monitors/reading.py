@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from layerpace.columns import Table
+from layerpace.engine.numerics.columns import Table
+from layerpace.engine.plan import Part
 from layerpace.monitors.quantities import RATE, RATIOS, UPDATES, from_sums
-from layerpace.plan import Part
 from layerpace.rules import Identity, Layers, Rule, TrustRatio, clip_rule
 
 # What is known of a rule's layers in a step, before the columns of its table. The first ones change with options only.

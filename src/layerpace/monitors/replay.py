@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from layerpace.files import LATEST, WIDEST, FileError, parse_json, shortened
+from layerpace.engine.common.files import LATEST, WIDEST, FileError, parse_json, shortened
 from layerpace.monitors.history import History, Pace
 from layerpace.monitors.quantities import QUANTITIES
 from layerpace.monitors.run import LayerInfo, Series

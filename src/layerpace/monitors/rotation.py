@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from layerpace.columns import MEASURED
-from layerpace.fake import has_values
+from layerpace.engine.common.fake import has_values
+from layerpace.engine.common.printable import printable
+from layerpace.engine.numerics.columns import MEASURED
+from layerpace.engine.sharding.collectives import is_distributed, local
+from layerpace.engine.support import real, real_shape
 from layerpace.monitors.layout import Layout, by_device, has_weights
 from layerpace.monitors.measure import moves
 from layerpace.monitors.processes import from_writer, gather, spread_out, writes
 from layerpace.monitors.quantities import cosine_distance
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Fields, Numbers
-from layerpace.optim.support import real, real_shape
-from layerpace.printable import printable
-from layerpace.sharding import is_distributed, local
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FIELDS = tuple(name for name in MEASURED if name != "gg")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer
 
-from layerpace.checks import plain
-from layerpace.fake import has_values
+from layerpace.engine.common.checks import plain
+from layerpace.engine.common.fake import has_values
 from layerpace.optim.base import Layerwise
-from layerpace.wrap import Wrapped
+from layerpace.optim.wrap import Wrapped
 
 
 def settings_of(model: nn.Module, optimizers: Sequence[Optimizer], every: int) -> dict[str, Any]:

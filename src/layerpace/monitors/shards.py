@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerpace.held import Held, held_of
-from layerpace.layers import ParameterLayers
-from layerpace.optim.support import real
-from layerpace.sharding import Sharing, is_distributed, local
+from layerpace.engine.sharding.collectives import TableReduce, is_distributed, local
+from layerpace.engine.sharding.shards import Shard, shard_of
+from layerpace.engine.support import real
+from layerpace.layers.base import ParameterLayers
 
 
 class Shards:
@@ -26,12 +26,12 @@ class Shards:
     """
 
     def __init__(
-        self, params: Sequence[Tensor], cuts: Mapping[Tensor, ParameterLayers], known: dict[Tensor, Held]
+        self, params: Sequence[Tensor], cuts: Mapping[Tensor, ParameterLayers], known: dict[Tensor, Shard]
     ) -> None:
         self.params = list(params)
-        held = [held_of(known, param, cuts[param]) if is_distributed(param) else None for param in params]
+        held = [shard_of(known, param, cuts[param]) if is_distributed(param) else None for param in params]
         self._cuts = [cuts[p] if h is None else h.rows.layers for p, h in zip(params, held, strict=True)]
-        self.sharing: Sharing | None = None
+        self.sharing: TableReduce | None = None
         if any(item is not None and item.split for item in held):
             here: list[int] = []
             groups: list[Sequence[Any]] = []
@@ -39,7 +39,7 @@ class Shards:
                 first, count = len(groups), cuts[param].count
                 here += [first + k for k in (range(count) if item is None else item.rows.present)]
                 groups += [() if item is None else item.groups] * count
-            self.sharing = Sharing(len(groups), here, groups, params[0].device)
+            self.sharing = TableReduce(len(groups), here, groups, params[0].device)
 
     def pieces(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Tensors like the parameters, of DTensors the local shards, cut into layers; of complex ones the real view."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from layerpace.fake import has_values
+from layerpace.engine.common.fake import has_values
 from layerpace.monitors.layout import Layout
 from layerpace.monitors.transfer import Transfer
 

@@ -1,7 +1,7 @@
 """`Layerwise`: any direction with any rule, as a `torch.optim.Optimizer`.
 
 This module is the optimizer's citizenship of torch: param groups, state, saving and loading. What a step computes is
-in `layerpace.step`; each method of this folder is a direction and a rule.
+in `layerpace.engine.step`; each method of this folder is a direction and a rule.
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from layerpace import backends, directions, rules
-from layerpace.backends import Velocity
-from layerpace.checks import check_choice, check_flag, check_number, check_range, plain, read_number
+from layerpace import directions, rules
 from layerpace.directions import Direction
-from layerpace.entries import GroupOptions, Scaling, Settings
-from layerpace.layers import (
-    Exclude,
-    ParameterLayers,
-    Segments,
-    all_described,
-    check_globs,
-    describe_again,
-    describe_group,
-)
+from layerpace.engine import backends
+from layerpace.engine.backends import Velocity
+from layerpace.engine.cache import PlanCache
+from layerpace.engine.common.checks import check_choice, check_flag, check_number, check_range, plain, read_number
+from layerpace.engine.common.signatures import name_options
+from layerpace.engine.entries import GroupOptions, Scaling, Settings
+from layerpace.engine.numerics.precision import MODES, STATE_DTYPES, moment_dtype
+from layerpace.engine.sharding.collectives import is_distributed, local
+from layerpace.engine.support import real, real_shape, step_device
+from layerpace.layers import Exclude, ParameterLayers, Segments
+from layerpace.layers.describing import all_described, check_globs, describe_again, describe_group
 from layerpace.optim.compiling import OpaqueOptimizer, opaque
-from layerpace.optim.keeping import PlanKeeper
-from layerpace.optim.loading import cast_state, check_loadable
-from layerpace.optim.matching import by_names
 from layerpace.optim.options import (
     deep_copy,
     default_exclude,
@@ -41,12 +37,10 @@ from layerpace.optim.options import (
     with_own_numbers,
     without_lambda,
 )
+from layerpace.optim.saving import cast_state, check_loadable
 from layerpace.optim.scaling import ForScalers
-from layerpace.optim.support import real, real_shape, step_device
-from layerpace.precision import MODES, STATE_DTYPES, moment_dtype
+from layerpace.optim.state_names import by_names
 from layerpace.rules import Rule
-from layerpace.sharding import is_distributed, local
-from layerpace.signatures import name_options
 
 NONFINITE = ("propagate", "skip", "raise")
 
@@ -93,7 +87,7 @@ class Layerwise(OpaqueOptimizer):
         min_rms: the root mean square, in units of the weights, that a layer's norm is never taken to be below: a
             tensor of zeros can start, and does not jump. 0: the papers' text.
         low_precision: "master" (a float32 copy), "stochastic" (rounding) or "plain" for float16 and bfloat16
-            parameters; see `layerpace.precision`. The arithmetic is float32 in all of them.
+            parameters; see `layerpace.engine.numerics.precision`. The arithmetic is float32 in all of them.
         state_dtype: what moments and the velocity are kept in: "fp32", or "bf16", which takes 2 bytes each instead of
             4: they are widened to float32 for a step and written back with stochastic rounding. float64 and
             complex128 weights keep float64 in both. Not for a centered RMSProp, which subtracts two averages.
@@ -175,7 +169,7 @@ class Layerwise(OpaqueOptimizer):
         self._exclude = default_exclude(self.rule) if exclude == "auto" else exclude
         self._segments = dict(segments) if segments is not None else None
         self._layers: dict[Tensor, ParameterLayers] = {}
-        self._keeper = PlanKeeper()
+        self._cache = PlanCache()
 
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -226,7 +220,7 @@ class Layerwise(OpaqueOptimizer):
         except BaseException:
             self.param_groups.pop()
             raise
-        self._keeper.drop()
+        self._cache.drop()
 
     def _check_group(self, group: Mapping[str, Any], index: int) -> None:
         """Raise for values out of range, and for options that a group cannot have; other keys are the user's."""
@@ -317,7 +311,7 @@ class Layerwise(OpaqueOptimizer):
         Raises:
             ValueError: an option out of range (a scheduler may have set it), nothing has changed.
             RuntimeError: sparse gradients, parameters whose layers are not known (FSDP1) or not added up
-                (`layerpace.sharding.check_placements`), state or a gradient that does not fit its parameter, a
+                (`check_placements` of engine/sharding), state or a gradient that does not fit its parameter, a
                 direction that cannot be had of shards (`layerpace.directions.Direction`), or a step within a step of
                 the same optimizer; nothing has changed.
             FloatingPointError: see ``nonfinite``.
@@ -326,7 +320,7 @@ class Layerwise(OpaqueOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._keeper.step(self, Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None)))
+        self._cache.step(self, Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None)))
         return loss
 
     def _group_options(self, group: Mapping[str, Any], index: int) -> GroupOptions:
@@ -360,7 +354,7 @@ class Layerwise(OpaqueOptimizer):
         step = torch.zeros(shape, dtype=torch.float32, device=device or step_device(layers, w, self._settings))
         moments = direction.init(w, one)
         if is_distributed(param) and device is None:
-            held = self._keeper.of(param, layers)
+            held = self._cache.of(param, layers)
             by_layer = direction.layer_state
             moments = {
                 name: x if name in by_layer or x.shape != w.shape else held.distribute(x) for name, x in moments.items()
@@ -427,7 +421,7 @@ class Layerwise(OpaqueOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._keeper = PlanKeeper()
+        self._cache = PlanCache()
         for group in self.param_groups:
             for key in self.defaults.keys() - {"differentiable"}:  # which torch adds while unpickling
                 group.setdefault(key, self.defaults[key])

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from layerpace import directions, rules
-from layerpace.checks import is_plain, pair, plain, read_number
 from layerpace.directions import Direction
-from layerpace.entries import Settings
-from layerpace.fake import has_values
+from layerpace.engine.common.checks import is_plain, pair, plain, read_number
+from layerpace.engine.common.fake import has_values
+from layerpace.engine.entries import Settings
 from layerpace.layers import Exclude, Segments, is_vector
 from layerpace.rules import Rule
 

@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from layerpace.checks import check_choice
+from layerpace.engine.common.checks import check_choice
 from layerpace.rules import LARCClip
 
 # No floor under the norm, ratio 1 for a layer of zeros, and no tensor left out: what the libraries share.

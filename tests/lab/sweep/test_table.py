@@ -13,7 +13,7 @@ from rich.console import Console
 
 from layerpace.lab.errors import UsageError
 from layerpace.lab.records import CURVE
-from layerpace.lab.sweep import summary
+from layerpace.lab.sweep import sweep_summary as summary
 from layerpace.lab.sweep.driver import Driver
 from layerpace.lab.sweep.grid import Grid
 from layerpace.lab.sweep.objective import Objective

@@ -6,6 +6,6 @@ write(rows, Path("results.parquet"))
 """
 
 from .files import write
-from .rows import collect, curves
+from .run_rows import collect, curves
 
 __all__ = ["collect", "curves", "write"]

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...engine.common.printable import printable
 from ...monitors.follower import RECORDS, RUN, Follower, read_settings
 from ...monitors.run import Run
-from ...printable import printable
 from ..errors import LabError, UsageError, one_line
 from ..records import CHECKPOINT, CONFIG, CURVE, DONE, KIND, WEIGHTS
 from ..sweep.protocol import FAILED, REQUEST

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...consoles import SafeConsole
-from ...printable import printable
-from .rows import Columns, Row
+from ...engine.common.consoles import SafeConsole
+from ...engine.common.printable import printable
+from .run_rows import Columns, Row
 
 FIRST = ("method", "lr", "seed")  # of what tells runs apart
 SCORES = ("test_score", "validation_score", "train_score", "test_loss")  # shown first

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
-from ..settings import MOST_RUNS
+from ..run_settings import MOST_RUNS
 from .protocol import Request, Result
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ...files import FileError, read_json
-from ...printable import printable
+from ...engine.common.files import FileError, read_json
+from ...engine.common.printable import printable
 from ..errors import LabError
 from ..records import DONE
 from .protocol import REQUEST, Request, Result

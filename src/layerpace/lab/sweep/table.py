@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ...printable import printable
+from ...engine.common.printable import printable
 from ..records import CURVE
 from .driver import Driver
 from .objective import SCORES, Objective

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ...printable import printable_lines
+from ...engine.common.printable import printable_lines
 from .. import memory
 from ..errors import LabError, Stopped
 from ..records import CONFIG, DONE, Lock, to_json, write

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...checks import check_choice, check_range
+from ...engine.common.checks import check_choice, check_range
 from ...layers import multiplier, prioritize
 from ..history import History
 from ..quantities import SECOND_MOMENT

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...checks import check_choice
+from ...engine.common.checks import check_choice
 from ..history import History
 from ..run import Run
 from .style import METHOD_COLOURS, NAMED_LAYERS, axes_key, edge_marks, layer_colours, new_axes, tidy

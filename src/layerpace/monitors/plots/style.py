@@ -11,8 +11,8 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...extras import how_to_install
-from ...printable import printable
+from ...engine.common.extras import how_to_install
+from ...engine.common.printable import printable
 from ..names import short_names as names_without_shared
 
 if TYPE_CHECKING:

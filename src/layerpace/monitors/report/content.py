@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...printable import printable
+from ...engine.common.printable import printable
 from ..diagnose import SEVERITIES, diagnose
 from ..findings.finding import Finding
 from ..run import Run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from layerpace.checks import check_choice
+from layerpace.engine.common.checks import check_choice
 from layerpace.monitors.sinks.jsonl import JSONL
 from layerpace.monitors.sinks.mlflow import MLflow
 from layerpace.monitors.sinks.protocol import Function, Sink, close, flush, log, name_of, settle

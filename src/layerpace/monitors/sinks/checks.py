@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerpace.files import LATEST
+from layerpace.engine.common.files import LATEST
 
 
 def finite(time: float) -> float:

@@ -22,7 +22,7 @@ from time import time as now
 import torch
 from torch import Tensor
 
-from layerpace.checks import check_whole
+from layerpace.engine.common.checks import check_whole
 from layerpace.monitors.sinks.aside import append, aside
 from layerpace.monitors.sinks.checks import finite, number
 from layerpace.monitors.sinks.protocol import Owner

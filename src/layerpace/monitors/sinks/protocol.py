@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from layerpace.extras import how_to_install
+from layerpace.engine.common.extras import how_to_install
 
 
 @runtime_checkable

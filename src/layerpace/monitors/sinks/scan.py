@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from layerpace.files import FileError, open_regular, parse_json, shortened
+from layerpace.engine.common.files import FileError, open_regular, parse_json, shortened
 from layerpace.monitors.sinks.text import HEAD
 
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from layerpace.backends.cpu import native
+from layerpace.engine.backends.cpu import native
 
 # Enough to know a line without parsing its values.
 HEAD = re.compile(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...checks import check_choice
-from ...printable import printable
+from ...engine.common.checks import check_choice
+from ...engine.common.printable import printable
 from ..history import History
 from ..run import Run
 from .characters import scale

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...checks import check_choice, check_range
-from ...extras import how_to_install
-from ...files import FileError, read_json
+from ...engine.common.checks import check_choice, check_range
+from ...engine.common.extras import how_to_install
+from ...engine.common.files import FileError, read_json
 from .characters import Characters, characters_for
 from .snapshot import SORTS, Snapshot, WatchError, take
 from .table import page
@@ -193,7 +193,7 @@ def watch(
     """
     if importlib.util.find_spec("rich") is None:
         raise ImportError(f"layerpace watch needs rich: {how_to_install('report')}")
-    from ...consoles import SafeConsole
+    from ...engine.common.consoles import SafeConsole
 
     check_range("every", every, 0.1, 3600)
     if not path.is_dir():

@@ -1,0 +1,1 @@
+"""What a process holds of a sharded parameter, and the one all-reduce of a step."""
