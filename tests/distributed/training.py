@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+import layerpace as lp
+
 STEPS = 50
 
 # Parts whose borders lie within shards, parts of a row, and parts that no shard has whole; vectors too.
@@ -221,8 +223,7 @@ class Training:
     def coefficients(self) -> dict[str, Tensor]:
         """c, b and ratio of the last step, of all layers of the model."""
         optimizer: Any = self.optimizer
-        plan = optimizer.last_plan if hasattr(optimizer, "last_plan") else getattr(optimizer, "_cache", None)
-        plan = getattr(plan, "plan", plan)
+        plan = optimizer.observed.plan if hasattr(optimizer, "observed") else None
         if plan is None:
             return {}
         found = plan.coefficients
@@ -262,8 +263,8 @@ def optimizer(job: Job, laid: Laid) -> Optimizer:
     if job.method == "torch Adam":
         return torch.optim.Adam(params, lr=0.02, **job.options)
     made = METHODS[job.method](params, **copy.deepcopy(dict(job.options)))  # a tensor among them changes
-    if hasattr(made, "last_plan"):
-        made.readers.add(0)  # so that it keeps what it did
+    if isinstance(made, lp.Wrapped):
+        made.observed.ask(made)  # so that it keeps what it did
     return made
 
 

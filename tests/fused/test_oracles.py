@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 from tests.fused import FUSED, needs_fused, needs_kernels
 from tests.fused.cases import reference_forbidden
-
 from tests.optim import test_papers
 
 pytestmark = needs_fused

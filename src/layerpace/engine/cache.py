@@ -1,8 +1,8 @@
 """Keeping the plan of a step for the next one, and noticing what has changed since.
 
 What is compared before each step: the groups and the option values in them, the parameters of each group, which of
-them have a gradient, the state dict, and (in the compiled module) every tensor's place and shape. What fails makes a
-new plan, so that a step with a kept plan is the step with a new one.
+them have a gradient, the state dict, and (in the compiled module) every tensor's place and shape. If
+a check fails, a new plan is built, so that a step with a kept plan equals one with a new plan.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Number
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from layerpace.directions import Direction
 from layerpace.engine.common.checks import is_plain
 from layerpace.engine.common.fake import has_values
-from layerpace.engine.entries import Entry, GroupOptions, Scaling
+from layerpace.engine.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.engine.fitting import check_direction, check_state
 from layerpace.engine.plan import Plan
 from layerpace.engine.sharding.collectives import is_distributed
@@ -30,8 +30,30 @@ from layerpace.engine.turns import Turns
 from layerpace.engine.zeros import ZeroLayers
 from layerpace.layers.base import ParameterLayers
 
-if TYPE_CHECKING:
-    from layerpace.optim.base import Layerwise
+
+class Stepped(Protocol):
+    """What the engine reads of the optimizer that it steps."""
+
+    defaults: dict[str, Any]
+    direction: Direction
+    _settings: Settings
+    _layers: dict[Tensor, ParameterLayers]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def state(self) -> Any: ...
+
+    def _describe(self) -> None:
+        """Cut new parameters, and those of another shape, into layers."""
+
+    def _group_options(self, group: Mapping[str, Any], index: int) -> GroupOptions:
+        """The options of a group in this step, checked."""
+
+    def _initial_state(self, param: Tensor, direction: Direction, device: str | None = None) -> dict[str, Tensor]:
+        """The state before the first step; on "meta" its shapes and dtypes, without memory."""
+
 
 VELOCITY = ("momentum", "dampening", "nesterov")
 
@@ -96,7 +118,7 @@ class PlanCache:
         self._state: Any = None
         self._states: list[Any] = []
 
-    def step(self, optimizer: Layerwise, scaling: Scaling) -> None:
+    def step(self, optimizer: Stepped, scaling: Scaling) -> None:
         """Step with the kept plan, or with a new one; see `Turns` for other threads and for steps within a step."""
         with self._turns:
             finished = False
@@ -128,7 +150,7 @@ class PlanCache:
                 if not finished:
                     self.drop()
 
-    def _holds(self, optimizer: Layerwise, scaling: Scaling) -> bool:
+    def _holds(self, optimizer: Stepped, scaling: Scaling) -> bool:
         """Whether the kept plan serves this step too; takes over new option values."""
         plan = self.plan
         if plan is None or not plan.lasting or self._state is not optimizer.state:
@@ -156,7 +178,7 @@ class PlanCache:
             return False
         return plan.holds(scaling)
 
-    def _new(self, optimizer: Layerwise, scaling: Scaling) -> Plan | None:
+    def _new(self, optimizer: Stepped, scaling: Scaling) -> Plan | None:
         """A new plan, as `_build` makes it; where that fails, the state is left as it was."""
         states = optimizer.state
         before = {param: dict(state) for param, state in states.items()}
@@ -170,7 +192,7 @@ class PlanCache:
                 states[param].update(state)
             raise
 
-    def _build(self, optimizer: Layerwise, scaling: Scaling) -> Plan | None:
+    def _build(self, optimizer: Stepped, scaling: Scaling) -> Plan | None:
         """A new plan; None: no parameter has a gradient. All checks come before the first change of state."""
         keys = (*(key for key in optimizer.defaults if key != "differentiable"), *VELOCITY)
         optimizer._describe()
@@ -211,7 +233,7 @@ class PlanCache:
         self,
         members: Sequence[tuple[list[Tensor], list[Tensor], list[ParameterLayers]]],
         options: Sequence[GroupOptions],
-        optimizer: Layerwise,
+        optimizer: Stepped,
     ) -> list[Entry]:
         """The entries of parameters with gradients, a list a group."""
         distributed = {
@@ -229,7 +251,7 @@ class PlanCache:
         take_gradients(distributed.values())
         found: list[Entry] = []
         for place, (params, grads, layers) in enumerate(members):
-            states = _states(params, options[place].direction, optimizer)
+            states = self._states_of(params, options[place].direction, optimizer)
             for param, grad, state, cut in zip(params, grads, states, layers, strict=True):
                 held = distributed.get(param)
                 if held is None:
@@ -241,12 +263,23 @@ class PlanCache:
                 found.append(Entry(_real(owner), _real(shard), own, held.rows.layers, place, owner, held, state))
         return found
 
+    def _states_of(self, params: list[Tensor], direction: Direction, optimizer: Stepped) -> list[dict[str, Tensor]]:
+        """The state of each parameter, created where it is missing."""
+        states: list[dict[str, Tensor]] = [optimizer.state[param] for param in params]
+        needed = {"step", *direction.state_names()}
+        for param, state in zip(params, states, strict=True):
+            if not state.keys() >= needed:
+                # At the first step, or after an option was changed that asks for more, such as amsgrad.
+                self._zeros.begin()
+                state.update({k: v for k, v in optimizer._initial_state(param, direction).items() if k not in state})
+        return states
+
     def of(self, param: Tensor, cut: ParameterLayers) -> Shard:
         """What this process holds of a parameter that is a DTensor."""
         return shard_of(self._held, param, cut)
 
 
-def _initial(optimizer: Layerwise, entry: Entry, options: Sequence[GroupOptions]) -> dict[str, Tensor]:
+def _initial(optimizer: Stepped, entry: Entry, options: Sequence[GroupOptions]) -> dict[str, Tensor]:
     """The state of a parameter before its first step, without memory."""
     param = entry.owner if entry.held is None else entry.held.param
     assert param is not None
@@ -256,15 +289,3 @@ def _initial(optimizer: Layerwise, entry: Entry, options: Sequence[GroupOptions]
 def _real(tensor: Tensor) -> Tensor:
     # Not a detached view of a real one, which would keep its memory from going when a model moves to another device.
     return real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def _states(params: list[Tensor], direction: Direction, optimizer: Layerwise) -> list[dict[str, Tensor]]:
-    """The state of each parameter, created where it is missing."""
-    states: list[dict[str, Tensor]] = [optimizer.state[param] for param in params]
-    needed = {"step", *direction.state_names()}
-    for param, state in zip(params, states, strict=True):
-        if not state.keys() >= needed:
-            # At the first step, or after an option was changed that asks for more, such as amsgrad.
-            optimizer._cache._zeros.begin()
-            state.update({k: v for k, v in optimizer._initial_state(param, direction).items() if k not in state})
-    return states

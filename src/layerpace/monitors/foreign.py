@@ -41,7 +41,7 @@ class ForeignWatcher(Watcher):
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(self.optimizer, Wrapped):
-            self.optimizer.readers.add(id(self))
+            self.optimizer.observed.ask(self)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._copy()
@@ -60,9 +60,7 @@ class ForeignWatcher(Watcher):
     def _stop(self) -> None:
         self._old, self._shards = {}, {}
         if isinstance(self.optimizer, Wrapped):
-            self.optimizer.readers.discard(id(self))
-            if not self.optimizer.readers:
-                self.optimizer.last_plan = None
+            self.optimizer.observed.release(self)
 
     @torch.no_grad()
     def _copy(self) -> None:
@@ -129,7 +127,7 @@ class ForeignWatcher(Watcher):
         if isinstance(self.optimizer, Wrapped):
             more, found = self._of_rule(self.optimizer, names, device)
             fields, columns = (*fields, *more), [*columns, *found.unbind(1)]
-            reading = Reading(self.optimizer.rule, self.optimizer._settings.min_rms)
+            reading = Reading(self.optimizer.rule, self.optimizer.observed.settings.min_rms)
         # After the rule's columns, whose lr only the layers have that it is for.
         return Numbers(names, (*fields, "lr"), Transfer(torch.stack([*columns, lr], 1)), reading)
 
@@ -145,7 +143,7 @@ class ForeignWatcher(Watcher):
         params = {id(cut): param for param, cut in wrapped.layers.items()}
         fields = rule_fields(wrapped.rule)
         found = torch.full((len(names), len(fields)), torch.nan, dtype=torch.float64, device=device)
-        for part in () if wrapped.last_plan is None else wrapped.last_plan.parts:
+        for part in wrapped.observed.parts:
             if part.device == device:
                 found_in = (places[name] for cut in part.rows.cuts for name in self.layout.names(params[id(cut)]))
                 rows = torch.tensor(list(found_in), device="cpu")

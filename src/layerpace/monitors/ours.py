@@ -30,17 +30,18 @@ class OursWatcher(Watcher):
         self._known_options: dict[torch.device, tuple[Layers, Tensor]] = {}
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.optimizer._cache.readers.add(id(self))
+        self.optimizer.observed.ask(self)
 
     def _stop(self) -> None:
-        self.optimizer._cache.readers.discard(id(self))
+        self.optimizer.observed.release(self)
 
     def _end(self) -> list[Numbers]:
-        plan = self.optimizer._cache.plan
+        seen = self.optimizer.observed
+        plan = seen.plan
         if plan is None:  # no parameter had a gradient
             return []
         if self._known is None or self._known[0] is not plan:
-            params = {id(cut): param for param, cut in self.optimizer._layers.items()}
+            params = {id(cut): param for param, cut in seen.layers.items()}
             of_part = [[params[id(cut)] for cut in part.rows.cuts] for part in plan.parts]
             self._known = plan, [tuple(n for p in part for n in self.layout.names(p)) for part in of_part]
             self.measured = [p for part in of_part for p in part]

@@ -42,7 +42,7 @@ def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
         if hasattr(optimizer, part):
             out[part] = _named(getattr(optimizer, part))
     if isinstance(optimizer, (Layerwise, Wrapped)):
-        own = optimizer._settings
+        own = optimizer.observed.settings
         out |= {"low_precision": own.low_precision, "nonfinite": own.nonfinite, "max_grad_norm": own.max_grad_norm}
         out["min_rms"] = own.min_rms
     out["groups"] = [

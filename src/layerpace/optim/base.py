@@ -22,6 +22,7 @@ from layerpace.engine.common.checks import check_choice, check_flag, check_numbe
 from layerpace.engine.common.signatures import name_options
 from layerpace.engine.entries import GroupOptions, Scaling, Settings
 from layerpace.engine.numerics.precision import MODES, STATE_DTYPES, moment_dtype
+from layerpace.engine.observed import Observed
 from layerpace.engine.sharding.collectives import is_distributed, local
 from layerpace.engine.support import real, real_shape, step_device
 from layerpace.layers import Exclude, ParameterLayers, Segments
@@ -290,6 +291,11 @@ class Layerwise(OpaqueOptimizer):
         """How each parameter is cut into layers, in the order of the groups."""
         self._describe()
         return dict(self._layers)
+
+    @property
+    def observed(self) -> Observed:
+        """What monitors read of this optimizer."""
+        return Observed(self._settings, self._layers, self._cache.plan, self._cache.readers)
 
     def _describe(self) -> None:
         """Cut into layers what has been put into the groups by hand, or has another shape than it had."""

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from layerpace import directions
+from layerpace.directions import Direction
+from layerpace.engine.cache import PlanCache, Stepped
 from layerpace.engine.common.fake import has_values
 from layerpace.engine.numerics.precision import SEED, compute_dtype, moment_dtype
 from layerpace.engine.sharding.collectives import is_distributed
 from layerpace.engine.support import check_shaped, real_shape, step_device
 from layerpace.optim.options import KNOWN
+from layerpace.rules import Rule
 
-if TYPE_CHECKING:
-    from layerpace.optim.base import Layerwise
+
+class Loaded(Stepped, Protocol):
+    """What loading reads of the optimizer that a state dict is for."""
+
+    rule: Rule
+    _cache: PlanCache
+
+    def _check_group(self, group: Mapping[str, Any], index: int) -> None:
+        """Raise for values out of range, and for options that a group cannot have."""
+
+    def _direction(self, group: Mapping[str, Any]) -> Direction:
+        """The direction with the options of a group, checked."""
+
 
 # State that appears when it is first needed, and need not be in a state dict.
 LATER = ("velocity", "master")
@@ -24,7 +38,7 @@ LATER = ("velocity", "master")
 _STATES = frozenset(name for kind in directions.ALL for name in kind().state_names())
 
 
-def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
+def check_loadable(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
     """Raise ValueError unless the state dict, as `layerpace.optim.state_names.by_names` returns it, fits the optimizer.
 
     Moments that the optimizer needs must be there with the parameter's shape, and hyperparameters, counts and sizes
@@ -54,7 +68,7 @@ def check_loadable(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
     _check_method(optimizer, state_dict, known)
 
 
-def _check_method(optimizer: Layerwise, state_dict: Mapping[str, Any], known: set[str]) -> None:
+def _check_method(optimizer: Loaded, state_dict: Mapping[str, Any], known: set[str]) -> None:
     """Raise ValueError for options and state of another method; an option alone may be a key of the user's."""
     pairs = list(zip(optimizer.param_groups, state_dict["param_groups"], strict=True))
     options = {key for group, saved in pairs for key in saved if key in KNOWN and key not in group}
@@ -129,7 +143,7 @@ def check_nonnegative(name: str, value: Any, where: str, *, or_nan: bool = False
         raise ValueError(f"{name} of {where} must not be below 0{' or nan' if or_nan else ''}, got {_told(value)}")
 
 
-def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
+def cast_state(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
     """Put saved state into the optimizer in the dtype, device and memory layout that it keeps for its parameters.
 
     Moments saved in float32 are rounded to nearest where they are kept in bfloat16: loading needs no random numbers.
@@ -160,7 +174,7 @@ def cast_state(optimizer: Layerwise, state_dict: Mapping[str, Any]) -> None:
 
 
 def _saved(
-    optimizer: Layerwise, state_dict: Mapping[str, Any]
+    optimizer: Loaded, state_dict: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, str, dict[str, Any], dict[str, Tensor]]]:
     """(parameter, where it stands, its saved state, its initial state on the meta device)."""
     groups = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)

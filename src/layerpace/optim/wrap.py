@@ -18,6 +18,7 @@ from layerpace.engine.common.checks import check_number, plain
 from layerpace.engine.common.parts import described
 from layerpace.engine.common.printable import printable
 from layerpace.engine.entries import Entry, GroupOptions, Scaling, Settings
+from layerpace.engine.observed import Observed
 from layerpace.engine.plan import Plan
 from layerpace.engine.sharding.collectives import check_placements, is_distributed, local
 from layerpace.engine.sharding.shards import Shard, shard_of
@@ -110,8 +111,6 @@ class Wrapped(OpaqueOptimizer):
     Attributes:
         inner: the torch optimizer.
         rule: the rule.
-        readers: of ``last_plan`` after the next steps; for them it is kept, and with it a copy of the weights.
-        last_plan: what the rule did in the last step; None: nothing, or it was not kept.
 
     Example:
         >>> import torch, layerpace as lp
@@ -121,8 +120,8 @@ class Wrapped(OpaqueOptimizer):
 
     inner: Optimizer
     rule: Rule
-    readers: set[int]
-    last_plan: Plan | None
+    _readers: set[int]
+    _last_plan: Plan | None
     _exclude: Exclude
     _segments: Mapping[str, Segments] | None
     _settings: Settings
@@ -213,6 +212,15 @@ class Wrapped(OpaqueOptimizer):
         self._describe()
         return dict(self._layers)
 
+    @property
+    def observed(self) -> Observed:
+        """What monitors read of this optimizer; while they do, a step keeps a copy of the weights."""
+
+        def forget() -> None:
+            self._last_plan = None
+
+        return Observed(self._settings, self._layers, self._last_plan, self._readers, forget)
+
     def _describe(self) -> None:
         """Cut parameters into layers, those too that were added to the inner optimizer, or have another shape now."""
         if not all_described(self.param_groups, self._layers):
@@ -251,7 +259,7 @@ class Wrapped(OpaqueOptimizer):
         if captures_graph():
             raise RuntimeError("a wrapped optimizer arranges every step anew, which a CUDA graph cannot hold")
         self._describe()
-        self.last_plan = None
+        self._last_plan = None
         members = [
             (param, index)
             for index, group in enumerate(self.param_groups)
@@ -300,7 +308,7 @@ class Wrapped(OpaqueOptimizer):
                 layerwise_step(plan, Scaling())
                 if self._zeros.waiting:
                     self._zeros.look(plan)
-                self.last_plan = plan if self.readers else None
+                self._last_plan = plan if self._readers else None
         self._remember(moved)
         return loss
 
@@ -461,8 +469,8 @@ class Wrapped(OpaqueOptimizer):
         inner = state["inner"]
         hooks = {name: getattr(inner, name) for name in _SHARED_HOOKS}
         anew: dict[str, Any] = {
-            "readers": set(),
-            "last_plan": None,
+            "_readers": set(),
+            "_last_plan": None,
             "_held": {},
             "_turns": Turns(),
             "_zeros": ZeroLayers(),
