@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Real data for tests and recipes, where it is at hand.
 export LAYERPACE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test check lint types format clean setup data reproduce reproduce-smoke bench bench-gpu bench-peers sanitize arm64
+.PHONY: demo test test-all check lint types format clean setup data reproduce reproduce-smoke bench bench-gpu bench-peers sanitize arm64
 
 setup: .venv/.installed
 
@@ -23,12 +23,19 @@ demo: setup
 	$(BIN)/layerpace compare --out runs/demo --overwrite
 	$(BIN)/layerpace report runs/demo
 
+# Both cores: a worker of pytest-xdist on each, with one thread for torch.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 test: setup
-	$(BIN)/python -m pytest -q
+	$(PYTEST) -m "not slow"
+
+# And what takes long: before a release.
+test-all: setup
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: setup
 	$(BIN)/mypy

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from layerpace.engine.apart import keep_apart
 from layerpace.engine.backends import Backend, DeviceBackend, FusedBackend, RowOptions, Work, reference
+from layerpace.engine.backends.programs import COLUMN_NUMBERS
 from layerpace.engine.buckets import OptionSets, cut
 from layerpace.engine.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.engine.numerics.columns import MEASURED, Table
@@ -111,11 +112,11 @@ class Part:
         buckets = cut(entries, self.kinds, settings, self.gated)
         self.works = [bucket.work(self.kinds.signatures[bucket.kinds[0]], settings) for bucket in buckets]
         self.apart = keep_apart(self.works)
-        if not self.apart:
+        self.columns = settings.rule.columns()
+        if not self.apart or not COLUMN_NUMBERS.keys() >= set(self.columns):
             for work in self.works:
                 work.backend = reference
         self.fused = [_fuses(work.backend, settings.rule) for work in self.works]
-        self.columns = settings.rule.columns()
         self.constants = settings.rule.constants(settings.min_rms)
 
         self._complex = [any(entry.owner is not entry.param for entry in bucket.entries) for bucket in buckets]

@@ -29,7 +29,7 @@ from .references import Reference
 from .reproducible import reproducible
 from .run_settings import Options, Settings, check, decide, facts
 from .stopping import StopSignals
-from .tasks import Task, built_in, from_reference
+from .tasks import Task, built_in, from_reference, import_module_of
 from .training import OnPoint, Run
 
 DEFAULTS: dict[str, Any] = {
@@ -149,7 +149,7 @@ def options_of(request: Mapping[str, Any]) -> tuple[dict[str, Any], Method]:
     elif any(options[key] is not None for key in ("data", "model", "data_dir")):
         raise UsageError("--task brings its own data and model: leave out --data, --data-dir and --model")
     with of_one_method():
-        method = parse_method(options["method"], DEFAULT_RATES.get(options["model"] or ""))
+        method = method_of(options["method"], options["model"], options["task"])
     rates = {*method.rates, *([options["lr"]] if options["lr"] is not None else [])}
     if len(rates) > 1:
         raise UsageError(f"--method {method.spec}: one training has one learning rate, got {sorted(rates)}")
@@ -157,6 +157,18 @@ def options_of(request: Mapping[str, Any]) -> tuple[dict[str, Any], Method]:
     options["method"] = bare(method.spec)
     options["schedule"] = method.schedule or options["schedule"]
     return options, method
+
+
+def method_of(spec: str, model: str | None, task: str | None) -> Method:
+    """The method; where its name is not known, perhaps the module of the task registers it."""
+    rates = DEFAULT_RATES.get(model or "")
+    try:
+        return parse_method(spec, rates)
+    except UsageError:
+        if task is None:
+            raise
+    import_module_of(task)
+    return parse_method(spec, rates)
 
 
 def prepare(request: Mapping[str, Any]) -> Training:

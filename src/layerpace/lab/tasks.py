@@ -12,7 +12,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -120,23 +121,44 @@ def from_reference(reference: str) -> Task:
     Raises:
         UsageError: in one line: no such form, file or function, an argument that it does not take, or what it raises.
     """
-    try:
-        parsed = Reference.of(reference)
-        place, name = parsed.place, parsed.name
-        module = from_file(Path(place)) if place.endswith(".py") else from_module(place)
-        function = getattr(module, name, None)
+    with _in_one_line(reference):
+        module, parsed = _imported(reference)
+        function = getattr(module, parsed.name, None)
         if not callable(function):
-            raise UsageError(f"{place} has no function {name!r}")
+            raise UsageError(f"{parsed.place} has no function {parsed.name!r}")
         parsed.check(function)
         task = function(**parsed.arguments)
+    if not isinstance(task, Task):
+        raise UsageError(f"--task {reference}: {parsed.name}() returned {type(task).__name__}, not layerpace.lab.Task")
+    return replace(task, source=f"{reference} {source_digest(module)}")
+
+
+def import_module_of(reference: str) -> None:
+    """Import the module of a task, and make none: it may register directions and rules.
+
+    Raises:
+        UsageError: as `from_reference` does.
+    """
+    with _in_one_line(reference):
+        _imported(reference)
+
+
+def _imported(reference: str) -> tuple[ModuleType, Reference]:
+    parsed = Reference.of(reference)
+    place = parsed.place
+    return from_file(Path(place)) if place.endswith(".py") else from_module(place), parsed
+
+
+@contextmanager
+def _in_one_line(reference: str) -> Iterator[None]:
+    """An error in the block says which task it is of, in one line."""
+    try:
+        yield
     except Exception as error:  # whatever a user's file raises
         if isinstance(error, LabError) and not isinstance(error, UsageError):  # such as data that are not at hand
             raise
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         raise UsageError(f"--task {reference}: {kind}{one_line(error)}") from error
-    if not isinstance(task, Task):
-        raise UsageError(f"--task {reference}: {name}() returned {type(task).__name__}, not layerpace.lab.Task")
-    return replace(task, source=f"{reference} {source_digest(module)}")
 
 
 def source_digest(module: ModuleType) -> str:

@@ -38,12 +38,14 @@ class Options(TypedDict, total=False):
     capturable: bool
 
 
-# Options that mean something to some optimizer of layerpace, in a group or for the whole of it.
-KNOWN = frozenset(
-    {f.name for kind in (*directions.ALL, *rules.ALL, Settings) for f in fields(kind)}
-    | {"direction", "momentum", "dampening", "nesterov", "lr_in_velocity", "trust_coefficient", "trust_clip"}
-    | {"decay_in_norm", "low_precision"}
-) - {"capturable"}  # torch.optim has it in every group, and so have the checkpoints that move over
+def known_options() -> frozenset[str]:
+    """Options that mean something to some optimizer, in a group or for the whole of it."""
+    kinds = (*directions.BY_NAME.classes, *rules.BY_NAME.classes, Settings)
+    others = {"direction", "momentum", "dampening", "nesterov", "lr_in_velocity", "trust_coefficient", "trust_clip"}
+    names = {f.name for kind in kinds for f in fields(kind)} | others | {"decay_in_norm", "low_precision"}
+    return frozenset(
+        names - {"capturable"}
+    )  # torch.optim has it in every group, and so have checkpoints that move over
 
 
 def of_the_whole(rule: Rule) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from layerpace.engine.common.fake import has_values
 from layerpace.engine.numerics.precision import SEED, compute_dtype, moment_dtype
 from layerpace.engine.sharding.collectives import is_distributed
 from layerpace.engine.support import check_shaped, real_shape, step_device
-from layerpace.optim.options import KNOWN
+from layerpace.optim.options import known_options
 from layerpace.rules import Rule
 
 
@@ -34,8 +35,6 @@ class Loaded(Stepped, Protocol):
 
 # State that appears when it is first needed, and need not be in a state dict.
 LATER = ("velocity", "master")
-
-_STATES = frozenset(name for kind in directions.ALL for name in kind().state_names())
 
 
 def check_loadable(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
@@ -71,13 +70,23 @@ def check_loadable(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
 def _check_method(optimizer: Loaded, state_dict: Mapping[str, Any], known: set[str]) -> None:
     """Raise ValueError for options and state of another method; an option alone may be a key of the user's."""
     pairs = list(zip(optimizer.param_groups, state_dict["param_groups"], strict=True))
-    options = {key for group, saved in pairs for key in saved if key in KNOWN and key not in group}
+    ours = known_options()
+    options = {key for group, saved in pairs for key in saved if key in ours and key not in group}
     kept = {name for state in state_dict["state"].values() if isinstance(state, Mapping) for name in state}
-    if options and (not kept or (kept - known) & _STATES):
+    if options and (not kept or (kept - known) & _names_of_states()):
         raise ValueError(
             f"the state dict is of another method: its groups have {sorted(options)}, which is no option of "
             f"{type(optimizer).__name__} with the direction {type(optimizer.direction).__name__}"
         )
+
+
+def _names_of_states() -> set[str]:
+    """What the directions that have names keep."""
+    found: set[str] = set()
+    for kind in directions.BY_NAME.classes:
+        with suppress(TypeError):  # one that cannot be made without arguments
+            found.update(kind().state_names())
+    return found
 
 
 def check_value(

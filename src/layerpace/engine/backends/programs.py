@@ -1,6 +1,9 @@
 """Which directions, rules and tensors kernels take, and the numbers that tell them apart; for both kinds of kernels.
 
 A direction or a rule is known by its exact class: a subclass may compute something else, and runs on `reference`.
+
+`DIRECTIONS`, `RULES` and `CLIPS` are the one table of numbers: a place in them is the number that native/src/job.hpp,
+native/src/rule.hpp and backends/triton/kernels use, and tests/house/test_register.py compares all of them with it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,38 @@ from layerpace.layers.base import ParameterLayers
 from layerpace.rules import Rule
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.complex128)
+# Those of the package, which kernels know; a rule that reads one that somebody has registered runs on `reference`.
 COLUMN_NUMBERS = {name: number for number, name in enumerate(COLUMNS)}
+
+
+# What a kernel can do; the variants of one class are directions of their own there.
+DIRECTIONS = (
+    "SGD",
+    "HEAVY_BALL",
+    "NESTEROV",
+    "EMA_MOMENTUM",
+    "ADAGRAD",
+    "ADADELTA",
+    "RMSPROP",
+    "RMSPROP_CENTERED",
+    "RMSPROP_MOMENTUM",
+    "RMSPROP_CENTERED_MOMENTUM",
+    "ADAM",
+    "AMSGRAD",
+    "ADAMAX",
+    "NADAM",
+    "RADAM",
+)
+RULES: tuple[type[Rule], ...] = (
+    rules.Identity,
+    rules.TrustRatio,
+    rules.PercentDelta,
+    rules.RelativeL1,
+    rules.Rotation,
+    rules.LimitedNorm,
+)
+CLIPS: tuple[type[rules.ClipRule] | None, ...] = (None, rules.Bounds, rules.LARCClip)
+NORMS = ("total", "sum", "direction")
 
 
 @dataclass(frozen=True)
@@ -29,49 +63,54 @@ class Program:
     """A direction as the kernels know it.
 
     Attributes:
-        number: DirectionId of native/src/job.hpp, and of the constants of backends/triton/kernels/directions.py.
+        name: one of `DIRECTIONS`.
         options: in the order of ``prepare`` there.
         moments: names of its state tensors, in the kernels' order.
         memory: name of its one number a layer, or "".
     """
 
-    number: int
+    name: str
     options: tuple[float, ...]
     moments: tuple[str, ...]
     memory: str = ""
 
+    @property
+    def number(self) -> int:
+        """Its place among `DIRECTIONS`."""
+        return DIRECTIONS.index(self.name)
+
 
 def _heavy_ball(d: Any) -> Program:
     if not d.state_names():
-        return Program(0, (), ())
-    return Program(1, (d.momentum, d.dampening), d.state_names())
+        return Program("SGD", (), ())
+    return Program("HEAVY_BALL", (d.momentum, d.dampening), d.state_names())
 
 
 def _rmsprop(d: Any) -> Program:
-    options = (d.alpha, d.eps, d.momentum, d.eps_inside_sqrt)
-    return Program(6 + d.centered + 2 * (d.momentum > 0), options, d.state_names())
+    name = "RMSPROP" + "_CENTERED" * bool(d.centered) + "_MOMENTUM" * (d.momentum > 0)
+    return Program(name, (d.alpha, d.eps, d.momentum, d.eps_inside_sqrt), d.state_names())
 
 
 def _adam(d: Any) -> Program:
     options = (*d.betas, d.eps, d.bias_correction is True, d.grad_averaging, d.eps_inside_sqrt)
-    return Program(10 + d.amsgrad, options, d.state_names())
+    return Program("AMSGRAD" if d.amsgrad else "ADAM", options, d.state_names())
 
 
 _PROGRAMS: dict[type[Direction], Callable[[Any], Program]] = {
-    directions.SGD: lambda d: Program(0, (), ()),
+    directions.SGD: lambda d: Program("SGD", (), ()),
     directions.HeavyBall: _heavy_ball,
-    directions.Nesterov: lambda d: Program(2, (d.momentum,), d.state_names()),
-    directions.EMAMomentum: lambda d: Program(3, (d.beta,), d.state_names()),
-    directions.AdaGrad: lambda d: Program(4, (d.lr_decay, d.eps, d.eps_inside_sqrt), d.state_names()),
-    directions.AdaDelta: lambda d: Program(5, (d.rho, d.eps), d.state_names()),
+    directions.Nesterov: lambda d: Program("NESTEROV", (d.momentum,), d.state_names()),
+    directions.EMAMomentum: lambda d: Program("EMA_MOMENTUM", (d.beta,), d.state_names()),
+    directions.AdaGrad: lambda d: Program("ADAGRAD", (d.lr_decay, d.eps, d.eps_inside_sqrt), d.state_names()),
+    directions.AdaDelta: lambda d: Program("ADADELTA", (d.rho, d.eps), d.state_names()),
     directions.RMSProp: _rmsprop,
     directions.Adam: _adam,
     directions.AMSGrad: _adam,
-    directions.AdaMax: lambda d: Program(12, (*d.betas, d.eps), d.state_names()),
+    directions.AdaMax: lambda d: Program("ADAMAX", (*d.betas, d.eps), d.state_names()),
     directions.NAdam: lambda d: Program(
-        13, (*d.betas, d.eps, d.momentum_decay), ("exp_avg", "exp_avg_sq"), memory="mu_product"
+        "NADAM", (*d.betas, d.eps, d.momentum_decay), ("exp_avg", "exp_avg_sq"), memory="mu_product"
     ),
-    directions.RAdam: lambda d: Program(14, (*d.betas, d.eps, d.threshold), d.state_names()),
+    directions.RAdam: lambda d: Program("RADAM", (*d.betas, d.eps, d.threshold), d.state_names()),
 }
 
 
@@ -83,15 +122,14 @@ def program(direction: Direction) -> Program:
 
 def rule_options(rule: Rule, min_rms: float) -> dict[str, Any]:
     """The rule as the kernels know it: arguments of the compiled ``Rule``; KeyError for one that they do not know."""
-    number = _RULES[type(rule)]
-    options: dict[str, Any] = {"id": number, "min_rms": min_rms}
+    options: dict[str, Any] = {"id": _RULES[type(rule)], "min_rms": min_rms}
     if isinstance(rule, rules.TrustRatio):
         clip = rules.clip_rule(rule.clip)
         options |= {
             "coefficient": rule.coefficient,
             "eps": rule.eps,
-            "norm": ("total", "sum", "direction").index(rule.norm),
-            "clip": 0 if clip is None else _CLIPS[type(clip)],
+            "norm": NORMS.index(rule.norm),
+            "clip": _CLIPS[None if clip is None else type(clip)],
             "always_adapt": rule.always_adapt,
         }
         if isinstance(clip, rules.Bounds):
@@ -105,15 +143,8 @@ def rule_options(rule: Rule, min_rms: float) -> dict[str, Any]:
     return options
 
 
-_RULES: dict[type[Rule], int] = {
-    rules.Identity: 0,
-    rules.TrustRatio: 1,
-    rules.PercentDelta: 2,
-    rules.RelativeL1: 3,
-    rules.Rotation: 4,
-    rules.LimitedNorm: 5,
-}
-_CLIPS: dict[type, int] = {rules.Bounds: 1, rules.LARCClip: 2}
+_RULES = {kind: number for number, kind in enumerate(RULES)}
+_CLIPS = {kind: number for number, kind in enumerate(CLIPS)}
 
 
 def known_rule(rule: Rule) -> bool:

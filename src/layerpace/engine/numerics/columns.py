@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -52,6 +53,9 @@ class Operands:
         return self.u.double()
 
 
+Column: TypeAlias = Callable[[Operands], Tensor]
+
+
 def _inner(a_Sn: Tensor, b_Sn: Tensor) -> Tensor:
     if a_Sn.shape[0] == 1:
         return torch.dot(a_Sn[0], b_Sn[0]).reshape(1)
@@ -73,7 +77,7 @@ def _quotient(u_Sn: Tensor, size_Sn: Tensor, smallest: float) -> Tensor:
 
 
 # The result is float64 [S].
-COLUMNS: dict[str, Callable[[Operands], Tensor]] = {
+COLUMNS: dict[str, Column] = {
     "ww": lambda x: _inner(x.wide_w, x.wide_w),
     "uu": lambda x: _inner(x.wide_u, x.wide_u),
     "wu": lambda x: _inner(x.wide_w, x.wide_u),
@@ -83,6 +87,66 @@ COLUMNS: dict[str, Callable[[Operands], Tensor]] = {
     "u_over_floor_l1": lambda x: _quotient(x.u, x.w.abs().clamp_(min=x.constants.floor), x.constants.floor),
     "nonfinite": lambda x: (~torch.isfinite(x.u)).sum(1).to(torch.float64),
 }
+
+
+def register(name: str) -> Callable[[Column], Column]:
+    """Make a sum known as a column, so that a rule may name it in ``columns``.
+
+    A decorator for a function of `Operands` that returns the sum of each layer, float64 [S]. It must be additive over
+    the entries of a layer, since a sharded layer is added up over processes: a trial on small numbers tells. Rules
+    that read it run on the reference backend. A function that is defined again takes the place of the former one.
+
+    Args:
+        name: of the column, an identifier that no other one has.
+
+    Raises:
+        TypeError: not a function.
+        ValueError: a name that is taken or no identifier; a result that is not float64 [S], or not additive.
+
+    Example:
+        >>> import torch, layerpace as lp
+        >>> @lp.columns.register("u_l4")
+        ... def fourth_powers(x):
+        ...     return (x.wide_u**4).sum(1)
+        >>> "u_l4" in lp.columns.COLUMNS
+        True
+    """
+
+    def put(column: Column) -> Column:
+        known = COLUMNS.get(name)
+        if known is not None and _place(known) != _place(column):
+            raise ValueError(f"the column {name!r} is {_place(known)} already; {_place(column)} needs another name")
+        check_additive(name, column)
+        COLUMNS[name] = column
+        return column
+
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"a column's name must be an identifier, got {name!r}")
+    return put
+
+
+def check_additive(name: str, column: Column) -> None:
+    """Raise unless a column is the sum of its parts, float64 [S], on a trial of numbers large and small."""
+    if not callable(column):
+        raise TypeError(f"the column {name!r} must be a function of Operands, got {column!r}")
+    generator = torch.Generator("cpu").manual_seed(0)
+    w, u = (torch.randn(2, 3000, generator=generator, dtype=torch.float64, device="cpu") for _ in range(2))
+    constants = Constants(eps=1e-8, floor=1e-3)
+    for scale in (1.0, 1e4):
+        pieces = [(w[:, a:b] * scale, u[:, a:b] * scale) for a, b in ((0, 3000), (0, 1), (1, 1200), (1200, 3000))]
+        whole, *parts = (column(Operands(*piece, constants)) for piece in pieces)
+        if not isinstance(whole, Tensor) or whole.shape != (2,) or whole.dtype != torch.float64:
+            got = f"{tuple(whole.shape)} {whole.dtype}" if isinstance(whole, Tensor) else repr(whole)
+            raise ValueError(f"the column {name!r} must return the sums of S layers, float64 [S]; of two it gave {got}")
+        if not torch.allclose(torch.stack(parts).sum(0), whole, rtol=1e-9, atol=1e-12):
+            raise ValueError(
+                f"the column {name!r} is not additive: of two layers it gave {whole.tolist()}, and of their parts sums "
+                f"of {torch.stack(parts).sum(0).tolist()}; a sharded layer could not be added up"
+            )
+
+
+def _place(column: Column) -> str:
+    return f"{column.__module__}.{getattr(column, '__qualname__', repr(column))}"
 
 
 # <w, w>, sum |w|, <g, g>, <d, d>, <w, d>, sum |d|; w before the step.

@@ -19,7 +19,18 @@ Scalar: TypeAlias = "float | Tensors"
 
 
 class Tensors:
-    """A non-empty list of tensors of one dtype, with elementwise arithmetic; ``x_`` methods work in place."""
+    """A non-empty list of tensors of one dtype, with elementwise arithmetic; ``x_`` methods work in place.
+
+    What a direction is written with: +, -, *, /, ** (of numbers, or a number as the exponent), comparisons, which give
+    bool `Tensors`, and the methods below, named as torch names them. ``items`` are the tensors.
+
+    Example:
+        >>> import torch, layerpace as lp
+        >>> m, g = lp.Tensors([torch.tensor([1.0, -2.0])]), lp.Tensors([torch.tensor([3.0, 4.0])])
+        >>> agrees = m * g > 0
+        >>> (m.sign() * 0.5).where(agrees, 0.0).items
+        [tensor([0.5000, 0.0000])]
+    """
 
     __slots__ = ("items",)
 
@@ -76,11 +87,61 @@ class Tensors:
     def __rpow__(self, base: float) -> Tensors:
         return Tensors(torch._foreach_pow(base, self.items))
 
+    def __pow__(self, exponent: float) -> Tensors:
+        return Tensors(torch._foreach_pow(self.items, exponent))
+
+    def _compared(self, other: Scalar, compare: Callable[[Any, Any], Tensor]) -> Tensors:
+        others = other.items if isinstance(other, Tensors) else [other] * len(self)
+        return Tensors([compare(x, y) for x, y in zip(self.items, others, strict=True)])
+
+    def __gt__(self, other: Scalar) -> Tensors:
+        return self._compared(other, torch.gt)
+
+    def __ge__(self, other: Scalar) -> Tensors:
+        return self._compared(other, torch.ge)
+
+    def __lt__(self, other: Scalar) -> Tensors:
+        return self._compared(other, torch.lt)
+
+    def __le__(self, other: Scalar) -> Tensors:
+        return self._compared(other, torch.le)
+
+    def where(self, condition: Tensors, other: Scalar) -> Tensors:
+        """These entries where the condition (bool, broadcasting) holds, else those of ``other``."""
+        others = self._operand(other) if isinstance(other, Tensors) else [other] * len(self)
+        return Tensors([torch.where(c, x, y) for c, x, y in zip(condition, self.items, others, strict=True)])
+
+    def maximum(self, other: Scalar) -> Tensors:
+        """max(x, other); nan stays."""
+        if not isinstance(other, Tensors):
+            return Tensors(torch._foreach_clamp_min(self.items, other))
+        return self._compared(other.to(self.dtype), torch.maximum)
+
+    def minimum(self, other: Scalar) -> Tensors:
+        """min(x, other); nan stays."""
+        if not isinstance(other, Tensors):
+            return Tensors(torch._foreach_clamp_max(self.items, other))
+        return self._compared(other.to(self.dtype), torch.minimum)
+
     def sqrt(self) -> Tensors:
         return Tensors(torch._foreach_sqrt(self.items))
 
     def abs(self) -> Tensors:
         return Tensors(torch._foreach_abs(self.items))
+
+    def sign(self) -> Tensors:
+        """-1, 0 or 1."""
+        return Tensors(torch._foreach_sign(self.items))
+
+    def exp(self) -> Tensors:
+        return Tensors(torch._foreach_exp(self.items))
+
+    def log(self) -> Tensors:
+        """The natural logarithm."""
+        return Tensors(torch._foreach_log(self.items))
+
+    def tanh(self) -> Tensors:
+        return Tensors(torch._foreach_tanh(self.items))
 
     def add_(self, other: Scalar) -> Tensors:
         torch._foreach_add_(self.items, self._operand(other))

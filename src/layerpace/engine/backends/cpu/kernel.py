@@ -98,10 +98,8 @@ class Kernel:
             self.seed = int(torch.empty((), dtype=torch.int64, device=_HOST).random_())
 
 
-def _kernel(work: Work, columns: Sequence[str], rule_memory: str = "") -> Kernel | None:
-    """The kernel of a bucket, made at its first use; None: this bucket or these columns need the reference."""
-    if any(name not in COLUMN_NUMBERS for name in columns):
-        return None
+def _kernel(work: Work, rule_memory: str = "") -> Kernel | None:
+    """The kernel of a bucket, made at its first use; None: this bucket needs the reference."""
     kernel: Kernel | None = work.kernel
     if kernel is None or (rule_memory and kernel.rule_memory != rule_memory):
         try:
@@ -133,7 +131,7 @@ def _room_to_measure(work: Work, rows: int) -> Tensor | None:
 
 
 def gradient_sums(work: Work, columns: tuple[str, ...]) -> Tensor:
-    kernel = _kernel(work, columns)
+    kernel = _kernel(work)
     if kernel is None:
         return reference.gradient_sums(_for_reference(work), columns)
     kernel.prepare(work, Constants())
@@ -143,7 +141,7 @@ def gradient_sums(work: Work, columns: tuple[str, ...]) -> Tensor:
 
 
 def accumulate(work: Work, columns: tuple[str, ...], constants: Constants) -> Tensor:
-    kernel = _kernel(work, columns)
+    kernel = _kernel(work)
     if kernel is None:
         return reference.accumulate(_for_reference(work), columns, constants)
     kernel.prepare(work, constants)
@@ -179,7 +177,7 @@ def step(
     columns: tuple[str, ...],
     constants: Constants,
 ) -> tuple[Tensor, Coefficients] | None:
-    kernel = _kernel(work, columns, *rule.state_names)
+    kernel = _kernel(work, *rule.state_names)
     if kernel is None:
         return None
     kernel.prepare(work, constants)
