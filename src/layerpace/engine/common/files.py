@@ -15,6 +15,7 @@ import json
 import math
 import os
 import stat
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,11 @@ def _within(one: Any) -> list[Any]:
 
 
 def load_saved(path: Path, map_location: Any = "cpu") -> Any:
-    """What ``torch.save`` wrote, tensors and plain containers alone.
+    """What ``torch.save`` wrote, tensors and plain containers alone, byte for byte.
+
+    torch.load does not look at the checksums that torch.save puts beside the bytes of tensors: a bit that a disk has
+    turned would be a weight like another. They are checked first, unless torch has been told not to write them
+    (`torch.serialization.set_crc32_options`).
 
     Raises:
         FileNotFoundError: there is none.
@@ -215,9 +220,20 @@ def load_saved(path: Path, map_location: Any = "cpu") -> Any:
 
     with open_regular(path) as file:
         try:
+            if torch.serialization.get_crc32_options():
+                _check_sums(file)
             return torch.load(file, map_location=map_location, weights_only=True)
         except Exception as error:  # EOFError, RuntimeError, KeyError, UnpicklingError, ...: as the damage is
             what = printable(" ".join(str(error).split())[:SHOWN] or "it ends too early")
             raise FileError(
                 f"{printable(path)} cannot be read: damaged or cut short ({type(error).__name__}: {what})"
             ) from None
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Raise ValueError where bytes of an archive are not those that its checksums are of."""
+    if zipfile.is_zipfile(file):
+        wrong = zipfile.ZipFile(file).testzip()
+        if wrong is not None:
+            raise ValueError(f"the checksum of {wrong} is wrong")
+    file.seek(0)

@@ -6,10 +6,9 @@ import importlib.util
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...engine.common.checks import check_choice, check_range
 from ...engine.common.extras import how_to_install
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from ..folder import Follower
 
 TERMINATED = 128 + signal.SIGTERM  # exit status
+POLL = 0.05  # seconds until a signal is noticed
 
 MOST_RECORDS = 10_000  # of each kind: more than a terminal shows, and few enough to be read every second
 DIAGNOSE_SECONDS = 5.0  # between two looks for findings, and
@@ -216,28 +216,47 @@ def live(view: View, every: float, console: Console, characters: Characters) -> 
     def drawn() -> Group:
         return Group(*view.lines(console.width, console.height, characters))
 
-    try:
-        with terminated_cleanly(), Live(drawn(), console=console, screen=True, auto_refresh=False) as screen:
-            while not view.ended:
-                time.sleep(every)
-                view.refresh()
-                screen.update(drawn(), refresh=True)
-    except KeyboardInterrupt:  # the usual end of watching
-        return
-
-
-@contextmanager
-def terminated_cleanly() -> Iterator[None]:
-    """SIGTERM ends the program as an exception does, so that the terminal gets its first screen back."""
-
-    def stop(signum: int, frame: object) -> None:
+    with Ending() as ending:
+        try:
+            with Live(drawn(), console=console, screen=True, auto_refresh=False) as screen:
+                while not view.ended and not ending.wait(every):
+                    view.refresh()
+                    screen.update(drawn(), refresh=True)
+        except KeyboardInterrupt:  # a second Ctrl-C, while much is read
+            return
+    if ending.signum == signal.SIGTERM:
         raise SystemExit(TERMINATED)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+class Ending:
+    """Notes SIGINT (Ctrl-C, the usual end of watching) and SIGTERM, so that the terminal gets its first screen back.
+
+    An exception out of a handler may come while rich or an iterator is at work, and be swallowed there. So the handler
+    only notes the signal, and the loop asks for it; the second one is a KeyboardInterrupt. In another thread than the
+    main one nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, and say whether a signal has come."""
+        end = time.monotonic() + seconds
+        while self.signum is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL))
+        return self.signum is not None
+
+    def __enter__(self) -> Ending:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
