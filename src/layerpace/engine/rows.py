@@ -1,7 +1,16 @@
 """Which layer each row of the table is.
 
 Where nothing is sharded, the rows are those of the buckets, one after another. Else they are all layers in the order
-of the entries, the same on every process, and each process has some of them in its buckets.
+of the entries, the same on every process, and each process has some of them in its buckets. Of the weights a, with the
+segments a[0] and a[1] on a process each, and b, which both hold a half of::
+
+    row of the table      0      1      2
+    layer                 a[0]   a[1]   b
+    process 0 adds up     x             x        of_local = [0, 2]
+    process 1 adds up            x      x        of_local = [1, 2]
+
+A process scatters the sums of its buckets into a table of zeros (``of_local``), the all-reduce makes it whole, the rule
+computes c and b of every row on every process, and ``pieces`` takes from them what the buckets need.
 """
 
 from __future__ import annotations

@@ -206,6 +206,7 @@ def _by_buckets(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers]
 
 def _apply(work: Work, layers: Layers, c_L: Tensor | None, b_L: Tensor, ratio_L: Tensor) -> None:
     if work.velocity is not None and not work.velocity.lr_inside:
+        # v is made of d/lr = ratio*(u + lambda*w), and lr multiplies what is subtracted: torch.optim.SGD's order.
         work.lr_L = layers.lr
         b_L = ratio_L
         c_L = b_L * layers.weight_decay
@@ -342,6 +343,10 @@ def _coefficients(
         ok_L: bool [L], the layers that step; None: all.
         excluded_L: bool [L]; None: there are none.
     """
+    # The memory of a rule goes three ways. ``saved`` is what the state holds. ``memory`` is what the rule is handed: for
+    # a layer at its first step what `init` makes of its sums, else what is saved. ``changed`` is what the rule returns,
+    # which an excluded layer does not take over: its coefficients are not the rule's either. What is written back is
+    # the memory with the changes in it, but for layers that are held back, which keep what was saved.
     saved = {name: torch.cat([state[name].reshape(-1) for state in states]) for name in rule.state_names}
     memory = dict(saved)
     if saved and first is not None:

@@ -1,4 +1,17 @@
-"""What a process holds of a DTensor: its shard, which rows of the layer that is, its state, and its gradient."""
+"""What a process holds of a DTensor: its shard, which rows of which layers that is, its state, and its gradient.
+
+A weight of 6 rows with the segments (2, 4), on two processes that hold 3 rows each::
+
+    row         0    1    2    3    4    5
+    segment     0    0    1    1    1    1
+    process     0    0    0    1    1    1
+
+    process 0: rows [0, 3), present (0, 1), cut (2, 1)        absent: rows [3, 6), present (1,), cut (3,)
+    process 1: rows [3, 6), present (1,),   cut (3,)          absent: rows [0, 3), present (0, 1), cut (2, 1)
+
+Segment 1 lies on both: its sums are added up, and both move their own rows of it by the same c and b. What a layer has
+one number of per row (step counts) is whole on every process, so the absent rows of it advance here too.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +51,7 @@ def range_of(whole: ParameterLayers, first: int, last: int) -> Range:
     if whole.sizes is None:
         return Range(first, last, whole, (0,))
     ends = list(accumulate(whole.sizes))
+    # The rows that the range and each segment [end - size, end) have in common; negative where they lie apart.
     shares = [min(end, last) - max(end - size, first) for end, size in zip(ends, whole.sizes, strict=True)]
     present = tuple(k for k, share in enumerate(shares) if share > 0)
     sizes = tuple(shares[k] for k in present)
@@ -81,7 +95,9 @@ class Shard:
         found = [(0, size) for size in shape]
         numbers = range(len(self._placements))
         plain = [k for k in numbers if _is_shard(self._placements[k]) and not _is_strided(self._placements[k])]
-        # A strided shard is a part of what the mesh dimensions on its right have cut already.
+        # Each mesh dimension that shards dimension `dim` cuts what the ones before it have left. A strided shard (FSDP2
+        # over tensor parallelism) is a part of what the mesh dimensions on its right have cut already, so those come
+        # first: plain shards from left to right, then strided ones from right to left.
         for k in plain + [k for k in reversed(numbers) if _is_strided(self._placements[k])]:
             dim = self._placements[k].dim % len(shape)
             first, last = found[dim]
