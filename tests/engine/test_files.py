@@ -103,3 +103,23 @@ def test_a_saved_file_that_is_damaged_is_named(tmp_path: Path) -> None:
             load_saved(path)
         assert str(caught.value).startswith(f"{path} cannot be read: damaged or cut short (")
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_bit_of_a_tensor_that_a_disk_has_turned_is_noticed(tmp_path: Path) -> None:
+    path, values = tmp_path / "initial.pt", torch.arange(1000.0)
+    torch.save({"w": values}, path)
+    whole = path.read_bytes()
+    place = whole.index(values[500:504].numpy().tobytes())
+    for bit in (0, 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :])
+        assert not torch.equal(torch.load(path)["w"], values)  # torch takes it
+        with pytest.raises(FileError, match="checksum of .*data/0 is wrong"):
+            load_saved(path)
+    torch.save({"w": values}, path, _use_new_zipfile_serialization=False)  # no archive, and no checksums
+    assert torch.equal(load_saved(path)["w"], values)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": values}, path)
+        assert torch.equal(load_saved(path)["w"], values)
+    finally:
+        torch.serialization.set_crc32_options(True)

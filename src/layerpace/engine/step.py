@@ -343,7 +343,7 @@ def _coefficients(
         ok_L: bool [L], the layers that step; None: all.
         excluded_L: bool [L]; None: there are none.
     """
-    # The memory of a rule goes three ways. ``saved`` is what the state holds. ``memory`` is what the rule is handed: for
+    # A rule's memory in three stages. ``saved`` is what the state holds. ``memory`` is what the rule is handed: for
     # a layer at its first step what `init` makes of its sums, else what is saved. ``changed`` is what the rule returns,
     # which an excluded layer does not take over: its coefficients are not the rule's either. What is written back is
     # the memory with the changes in it, but for layers that are held back, which keep what was saved.
