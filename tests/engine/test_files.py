@@ -113,7 +113,7 @@ def test_a_bit_of_a_tensor_that_a_disk_has_turned_is_noticed(tmp_path: Path) -> 
     for bit in (0, 5):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :])
         assert not torch.equal(torch.load(path)["w"], values)  # torch takes it
-        with pytest.raises(FileError, match="checksum of .*data/0 is wrong"):
+        with pytest.raises(FileError, match=r"checksum of .*data/0 is wrong"):
             load_saved(path)
     torch.save({"w": values}, path, _use_new_zipfile_serialization=False)  # no archive, and no checksums
     assert torch.equal(load_saved(path)["w"], values)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 import layerpace as lp
+from layerpace import moved
 
 HEAVY = (
     "cyclopts",
@@ -174,3 +177,57 @@ def test_messages_name_extras_that_there_are_and_how_to_install_them_in_a_clone(
     said = {name for text in texts for name in re.findall(r"how_to_install\('(\w+)'\)", text)}
     metadata = Path(__file__).parents[2] / "pyproject.toml"
     assert said and said <= set(tomllib.loads(metadata.read_text())["project"]["optional-dependencies"])
+
+
+OLD = (
+    "from layerpace.layers import prioritize, ParameterLayers, describe",
+    "from layerpace.rules import TrustRatio, Layers, Coefficients, RuleState, BY_NAME",
+    "from layerpace.clips import Bounds, clip_rule; from layerpace.clips.moving import RunningBounds",
+    "from layerpace.columns import Table, COLUMNS",
+    "from layerpace.tensors import Tensors",
+    "from layerpace.wrap import Wrapped, wrap",
+    "import layerpace.backends.cpu; from layerpace.backends.reference import accumulate",
+    "import layerpace.recipes.tasks",
+    "from layerpace.recipes.rotation.layers import __doc__",
+    "from layerpace.optim.keeping import Values; from layerpace.optim.loading import check_loadable",
+    "import layerpace as lp; lp.columns.COLUMNS, lp.clips.Bounds, lp.backends, lp.tensors, lp.recipes",
+)
+
+
+EACH = """
+import os, sys, torch
+for code in {codes!r}:
+    if os.fork() == 0:
+        status = 1
+        try:
+            exec(code, {{}})
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    _, ended = os.wait()
+    assert ended == 0, code
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process for each path")
+def test_import_paths_of_the_first_version_work_without_a_warning() -> None:
+    """Each in a process that has imported torch alone: the old path may be the first that is asked for."""
+    code = EACH.format(codes=OLD)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_old_path_is_the_module_of_the_new_one() -> None:
+    for old, new in moved.MOVED.items():
+        module = import_module(f"layerpace.{old}")
+        assert module is import_module(f"layerpace.{new}")
+        assert module.__name__ == f"layerpace.{new}" == module.__spec__.name  # type: ignore[union-attr]
+    assert import_module("layerpace.recipes.rotation.curves") is import_module("layerpace.lab.recipes.rotation.curves")
+    assert callable(lp.wrap) and lp.wrap is import_module("layerpace.wrap").wrap
+    moved.install()
+    assert sum(isinstance(finder, moved.Finder) for finder in sys.meta_path) == 1
+    with pytest.raises(ModuleNotFoundError, match=r"layerpace\.nothing"):
+        import_module("layerpace.nothing")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lp.nothing
