@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/layerpace report runs/demo
 
 # Both cores: a worker of pytest-xdist on each, with one thread for torch.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 test: setup
 	$(PYTEST) -m "not slow"
 

@@ -86,7 +86,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return written(folder / "whole")
 
 
-@pytest.mark.parametrize("lines", [12, 40])
+@pytest.mark.parametrize("lines", [pytest.param(12, marks=pytest.mark.slow), 40])
 def test_kill_9_and_resume_end_with_the_same_bits(tmp_path: Path, whole: dict[str, bytes], lines: int) -> None:
     process = start(tmp_path, "compare", *TRAIN, "--out", "killed")
     wait_for(lambda: line_count(tmp_path / "killed") >= lines, process)
@@ -100,7 +100,7 @@ def test_kill_9_and_resume_end_with_the_same_bits(tmp_path: Path, whole: dict[st
     assert written(tmp_path / "killed") == whole
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_a_signal_leaves_a_run_to_resume_and_says_how(
     tmp_path: Path, whole: dict[str, bytes], signum: signal.Signals, status: int
 ) -> None:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from benchmarks.sharding import ADAMS, METHODS_HERE, SETS
 from tests.distributed.processes import ROOT
 
 
+@pytest.mark.slow  # the whole benchmark
 def test_every_method_is_measured_or_named_with_the_reason(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.sharding", "--quick", "--sets", "G", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

@@ -34,6 +34,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
     return json.loads((out / "results.json").read_text()), done.stdout, out
 
 
+@pytest.mark.slow  # the whole benchmark
 def test_every_method_is_measured_on_every_set_or_named_with_the_reason(quick: Any) -> None:
     results, printed, _ = quick
     assert set(results["steps"]) == set(SETS)
@@ -56,6 +57,7 @@ def test_every_method_is_measured_on_every_set_or_named_with_the_reason(quick: A
         assert {m.name for m in METHODS if m.sets and key in m.sets} <= measured, key
 
 
+@pytest.mark.slow  # the whole benchmark
 def test_the_units_ratio_is_one(quick: Any) -> None:
     results, _, _ = quick
     rows = [found["methods"][UNIT] for found in results["steps"].values()]
@@ -63,6 +65,7 @@ def test_the_units_ratio_is_one(quick: Any) -> None:
     assert all(ratio == 1 for found in results["sweeps"].values() for ratio in found["methods"][UNIT]["ratio"])
 
 
+@pytest.mark.slow  # the whole benchmark
 def test_sweeps_have_all_points_and_pictures(quick: Any) -> None:
     results, _, out = quick
     assert set(results["sweeps"]) == {"layers", "size", "threads-S1", "threads-S4"}
@@ -75,6 +78,7 @@ def test_sweeps_have_all_points_and_pictures(quick: Any) -> None:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow  # the whole benchmark
 def test_the_results_say_where_they_were_measured(quick: Any) -> None:
     results, _, _ = quick
     assert results["command"].startswith("python -m benchmarks --quick")

@@ -62,6 +62,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], 
     return *run(folder, "-m", "benchmarks.gpu"), folder
 
 
+@pytest.mark.slow  # the whole benchmark
 @needs_triton
 def test_a_dry_run_checks_times_and_names_the_rest(dry: Any) -> None:
     status, results, printed, folder = dry
@@ -87,6 +88,7 @@ def test_a_dry_run_checks_times_and_names_the_rest(dry: Any) -> None:
     assert (folder / "gpu.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow  # the whole benchmark
 @needs_triton
 def test_the_results_say_where_they_were_measured(dry: Any) -> None:
     _, results, _, _ = dry
@@ -95,6 +97,7 @@ def test_the_results_say_where_they_were_measured(dry: Any) -> None:
     assert results["settings"]["dry_run"] and results["machine"]["gpu"]["name"] == "none: dry run"
 
 
+@pytest.mark.slow  # the whole benchmark
 @needs_triton
 def test_a_wrong_method_is_reported_and_not_timed(tmp_path: Path) -> None:
     status, results, printed = run(tmp_path, "-c", ONE_WRONG)

@@ -91,6 +91,7 @@ def untimed(path: Path) -> bytes:
     return re.sub(rb'"(time|started)": [\d.]+', b"", path.read_bytes())
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_rank_loses_and_repeats_nothing(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     options = (*TRAIN, "--checkpoint-seconds", "0", "--out")
@@ -151,7 +152,7 @@ def test_sigterm_to_torchrun_stops_all_ranks_and_one_process_goes_on(
     ("arguments", "status", "message"),
     [
         (["--out", "taken"], 2, "holds a training already"),
-        (["--steps", "many"], 2, "--steps"),
+        pytest.param(["--steps", "many"], 2, "--steps", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_is_said_once(tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
