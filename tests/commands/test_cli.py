@@ -100,7 +100,9 @@ def test_kill_9_and_resume_end_with_the_same_bits(tmp_path: Path, whole: dict[st
     assert written(tmp_path / "killed") == whole
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_a_run_to_resume_and_says_how(
     tmp_path: Path, whole: dict[str, bytes], signum: signal.Signals, status: int
 ) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.hostile import NAUGHTY, controls
 
-from hostile import NAUGHTY, controls
 from layerpace.engine.common.files import DEEPEST, FileError, Part, load_saved, read_bytes, read_json, shortened
 
 

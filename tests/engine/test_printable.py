@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from rich.table import Table
+from tests.hostile import NAUGHTY, controls
 
 import layerpace
-from hostile import NAUGHTY, controls
 from layerpace.commands import complain
 from layerpace.engine.common.consoles import SafeConsole
 from layerpace.engine.common.printable import printable, printable_lines

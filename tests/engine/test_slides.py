@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.oracles import common, slides
 
 import layerpace as lp
-from oracles import common, slides
 
 STEPS = 50
 ETA = 1e-3

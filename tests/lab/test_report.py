@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tests.hostile import controls
 from torch import nn
 
-from hostile import controls
 from layerpace.engine.common.consoles import SafeConsole
 from layerpace.lab import Task
 from layerpace.lab.compare import compare

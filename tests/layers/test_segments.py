@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.oracles import common
 
 import layerpace as lp
-from oracles import common
 
 ROWS, COLUMNS = 6, 5
 STEPS = 12

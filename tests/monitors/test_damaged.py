@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.hostile import Outcome, ended
 
-from hostile import Outcome, ended
 from layerpace import cli
 from layerpace.cli import dispatch
 from layerpace.commands import EXIT_USAGE, complain

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.oracles import common, directions, lamb, lars, layca, percent_delta
 
 import layerpace as lp
-from oracles import common, directions, lamb, lars, layca, percent_delta
 
 STEPS = 50
 TOLERANCE = 1e-10

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.oracles import common, peers
 
 import layerpace as lp
-from oracles import common, peers
 
 STEPS = 25
 TOLERANCE = 1e-10

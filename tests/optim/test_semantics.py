@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.oracles import common
 from torch import Tensor
 
 import layerpace as lp
-from oracles import common
 
 Build = Callable[..., torch.optim.Optimizer]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.oracles import clips, common, directions, rules
 from torch import Tensor
 
 import layerpace as lp
-from oracles import clips, common, directions, rules
 
 STEPS = 10
 TOLERANCE = 1e-10
