@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -35,6 +36,33 @@ def _layerwise(direction: Any, rule: Any, **defaults: Any) -> Make:
     return _with(lp.Layerwise, direction=direction, rule=rule, **defaults)
 
 
+def _mix(*methods: dict[str, Any], **defaults: Any) -> Make:
+    """An optimizer with a method per group. A tensor's number of dimensions settles its method, however it is handed
+    over, and neighbours of one method are a group: parameters keep their order.
+    """
+
+    def method_of(item: Any) -> dict[str, Any]:
+        tensor = item[1] if isinstance(item, tuple) else item
+        if not isinstance(tensor, Tensor):
+            return {}  # which is refused
+        return methods[(tensor.ndim + tensor.is_complex()) % len(methods)]
+
+    def make(params: Params, **options: Any) -> torch.optim.Optimizer:
+        if isinstance(params, (Tensor, str)):
+            return lp.Layerwise(params, direction="adam", rule="identity", **options)  # type: ignore[arg-type]
+        given = list(params)
+        whole = given if given and isinstance(given[0], dict) else [{"params": given}]
+        groups: list[dict[str, Any]] = []
+        for group in whole:
+            members = group["params"]
+            members = [members] if isinstance(members, Tensor) else list(members)
+            for method, own in groupby(members, method_of):
+                groups.append({**method, **group, "params": list(own)})
+        return lp.Layerwise(groups or given, **{"direction": "adam", "rule": "identity", **defaults, **options})
+
+    return make
+
+
 D, R = lp.directions, lp.rules
 
 # name -> make(params, **options). Every direction, every rule and every kind of state stands in it.
@@ -60,6 +88,22 @@ NATIVE: dict[str, Make] = {
     "adamax, identity": _layerwise("adamax", "identity", lr=0.02),
     "nadam, trust ratio": _layerwise("nadam", "trust_ratio", lr=0.02),
     "radam, relative L1": _layerwise(D.RAdam(betas=(0.8, 0.9)), "relative_l1", lr=0.02, momentum=0.5),
+    "mix: rules": _mix(
+        {"rule": "trust_ratio", "clip": 2.0}, {"rule": "identity"}, {"rule": R.Rotation()}, lr=0.02, weight_decay=0.01
+    ),
+    "mix: directions": _mix(
+        {"direction": "nadam", "rule": "identity"},
+        {"direction": "heavy_ball", "momentum": 0.5, "rule": "trust_ratio"},
+        {"direction": D.RAdam(betas=(0.8, 0.9)), "rule": "percent_delta"},
+        lr=0.02,
+    ),
+    "mix: memories": _mix(
+        {"rule": R.TrustRatio(clip=R.RunningBounds(warmup=2))},
+        {"direction": "sgd", "rule": "rotation", "momentum": 0.5},
+        {"direction": "amsgrad", "rule": "limited_norm"},
+        lr=0.02,
+        exclude=None,
+    ),
 }
 WRAPPED: dict[str, Make] = {
     "wrapped Adam": _wrapped(torch.optim.Adam, R.TrustRatio(), lr=0.02),
@@ -69,6 +113,9 @@ METHODS = NATIVE | WRAPPED
 
 native = pytest.mark.parametrize("make", NATIVE.values(), ids=NATIVE)
 methods = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+# Where a test looks into the groups: a mix makes as many as it needs.
+ONE_GROUP = {name: make for name, make in METHODS.items() if not name.startswith("mix")}
+of_one_group = pytest.mark.parametrize("make", ONE_GROUP.values(), ids=ONE_GROUP)
 few = pytest.mark.parametrize(
     "make",
     [METHODS[name] for name in ("LARS", "LAMB", "PercentDelta", "Layca", "wrapped Adam")],

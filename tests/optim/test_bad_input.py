@@ -14,6 +14,7 @@ from tests.methods import (
     assert_same,
     methods,
     native,
+    of_one_group,
     save_and_open,
     snapshot,
 )
@@ -166,7 +167,7 @@ def test_a_nan_rate_from_a_scheduler_is_refused_before_any_weight_moves(make: Ma
     assert_same(snapshot(optimizer), before)
 
 
-@methods
+@of_one_group
 def test_keys_of_a_group_that_are_the_users_own_are_kept(make: Make) -> None:
     """As in torch: people note there what a group is."""
     problem, other = Problem(), Problem()
@@ -187,7 +188,7 @@ def test_options_of_the_whole_optimizer_are_refused_in_a_group(key: str) -> None
         lp.LAMB([{"params": Problem().params, key: 1.0}])
 
 
-@methods
+@of_one_group
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate:UserWarning")
 def test_duplicate_parameters_are_refused(make: Make) -> None:
     problem = Problem()

@@ -16,6 +16,7 @@ from layerpace.engine.backends.watch import PythonWatch
 from layerpace.engine.common.fake import has_values
 from layerpace.engine.entries import Entry, GroupOptions, Settings
 from layerpace.engine.numerics.precision import SEED, compute_dtype, moment_dtype
+from layerpace.rules import Rule
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -25,6 +26,7 @@ class Signature:
     """The options that the parameters of a bucket have in common."""
 
     direction: Direction
+    rule: Rule = field(hash=False)  # a user's may have no hash
     l2: float
     maximize: bool
     velocity: Velocity | None
@@ -32,9 +34,15 @@ class Signature:
     @property
     def structure(self) -> Hashable:
         """What no bucket can change: the state that it needs, and the choices that a kernel is built for."""
-        direction = self.direction
-        choices = tuple(value for value in vars(direction).values() if isinstance(value, (bool, str)))
-        return type(direction), direction.state_names(), choices, self.velocity is None
+        direction, rule = self.direction, self.rule
+        choices = tuple(value for part in (direction, rule) for value in vars(part).values() if _is_choice(value))
+        names = direction.state_names(), rule.state_names, rule.columns()
+        return type(direction), type(rule), names, choices, self.velocity is None
+
+
+def _is_choice(value: object) -> bool:
+    """Whether an option is one of several ways, not a number."""
+    return isinstance(value, (bool, str)) or value is None
 
 
 class OptionSets:
@@ -47,6 +55,7 @@ class OptionSets:
         keys: (group, excluded) of each kind.
         of: the kind of each entry.
         signatures: of each kind.
+        rules: for each kind the first one that has an equal rule.
     """
 
     def __init__(self, entries: Iterable[Entry], options: Sequence[GroupOptions]) -> None:
@@ -56,10 +65,11 @@ class OptionSets:
         self.options = options
         self.signatures = self._signatures(options)
         self.pattern = _pattern(self.signatures)
+        self.rules = _rules(self.signatures)
 
     def _signatures(self, options: Sequence[GroupOptions]) -> list[Signature]:
         groups = [(options[index], left_out) for index, left_out in self.keys]
-        return [Signature(g.direction, 0.0 if out else g.l2, g.maximize, g.velocity) for g, out in groups]
+        return [Signature(g.direction, g.rule, 0.0 if out else g.l2, g.maximize, g.velocity) for g, out in groups]
 
     def renew(self, options: Sequence[GroupOptions]) -> bool:
         """Take over other options; False, and nothing done: buckets would be others."""
@@ -67,7 +77,7 @@ class OptionSets:
         if signatures == self.signatures:  # only rates have changed, as in most steps of most schedules
             self.options = options
             return True
-        if _pattern(signatures) != self.pattern:
+        if _pattern(signatures) != self.pattern or _rules(signatures) != self.rules:
             return False
         if any(new.structure != old.structure for new, old in zip(signatures, self.signatures, strict=True)):
             return False
@@ -96,6 +106,14 @@ def _pattern(signatures: Iterable[Signature]) -> list[int]:
     return [seen.setdefault(signature, len(seen)) for signature in signatures]
 
 
+def _rules(signatures: Sequence[Signature]) -> list[int]:
+    """For each signature the place of the first one that has an equal rule."""
+    found: list[int] = []
+    for place, signature in enumerate(signatures):
+        found.append(next((k for k in found if signatures[k].rule == signature.rule), place))
+    return found
+
+
 @dataclass
 class Bucket:
     """Parameters with a backend, a dtype and options in common; ``kinds`` has a number for each of them."""
@@ -108,7 +126,7 @@ class Bucket:
     def work(self, signature: Signature, settings: Settings) -> Work:
         """The bucket as a backend takes it."""
         dtype = self.entries[0].param.dtype
-        names = ["step", *signature.direction.state_names(), *settings.rule.state_names]
+        names = ["step", *signature.direction.state_names(), *signature.rule.state_names]
         names += ["velocity"] * (signature.velocity is not None)
         names += ["master"] * _has_master(dtype, settings)
         watch = _watch(self.entries, names)
@@ -120,6 +138,7 @@ class Bucket:
             state=[entry.state for entry in self.entries],
             layers=[entry.layers for entry in self.entries],
             direction=signature.direction,
+            rule=signature.rule,
             l2=signature.l2,
             maximize=signature.maximize,
             velocity=signature.velocity,

@@ -19,6 +19,7 @@ from torch import Tensor
 from layerpace.directions import Direction
 from layerpace.engine.common.checks import is_plain
 from layerpace.engine.common.fake import has_values
+from layerpace.engine.common.parts import Part
 from layerpace.engine.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.engine.fitting import check_direction, check_state
 from layerpace.engine.plan import Plan
@@ -29,6 +30,7 @@ from layerpace.engine.support import captures_graph, check_supported, real
 from layerpace.engine.turns import Turns
 from layerpace.engine.zeros import ZeroLayers
 from layerpace.layers.base import ParameterLayers
+from layerpace.rules import Rule
 
 
 class Stepped(Protocol):
@@ -51,10 +53,13 @@ class Stepped(Protocol):
     def _group_options(self, group: Mapping[str, Any], index: int) -> GroupOptions:
         """The options of a group in this step, checked."""
 
-    def _initial_state(self, param: Tensor, direction: Direction, device: str | None = None) -> dict[str, Tensor]:
+    def _initial_state(
+        self, param: Tensor, direction: Direction, rule: Rule, device: str | None = None
+    ) -> dict[str, Tensor]:
         """The state before the first step; on "meta" its shapes and dtypes, without memory."""
 
 
+METHOD = ("direction", "rule")
 VELOCITY = ("momentum", "dampening", "nesterov")
 
 
@@ -64,7 +69,7 @@ class Values:
     def __init__(self, group: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         self.keys = keys
         self.raw = tuple(map(group.get, keys))
-        self.fixed = all(is_plain(value) for value in self.raw)
+        self.fixed = all(is_plain(value) or isinstance(value, (Part, type)) for value in self.raw)
         self.frozen = () if self.fixed else _frozen(self.raw)
 
     def same(self, group: Mapping[str, Any]) -> bool:
@@ -77,6 +82,8 @@ def _frozen(value: Any) -> Any:
     """What tells a value from another one, in the place of those that can change by themselves."""
     if is_plain(value) or isinstance(value, Number):  # numpy's numbers too, which a scheduler has put there
         return type(value), value
+    if isinstance(value, (Part, type)):  # a rule or a direction, which does not change
+        return id(value), value
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_frozen(item) for item in value)
     if isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1 and has_values(value):
@@ -202,7 +209,8 @@ class PlanCache:
         members: list[tuple[list[Tensor], list[Tensor], list[ParameterLayers]]] = []
         for index, group in enumerate(optimizer.param_groups):
             every = list(group["params"])
-            known = Known(group, every, Values(group, keys), None)
+            own = METHOD if "direction" not in group and "rule" not in group else (*METHOD, *map(str, group))
+            known = Known(group, every, Values(group, tuple(dict.fromkeys((*keys, *own)))), None)
             groups.append(known)
             params = [param for param in every if param.grad is not None]
             if len(params) < len(every):
@@ -246,12 +254,12 @@ class PlanCache:
         for (params, _, _), chosen in zip(members, options, strict=True):
             for param in params:
                 if param in distributed:
-                    initial = partial(optimizer._initial_state, param, chosen.direction, "meta")
+                    initial = partial(optimizer._initial_state, param, chosen.direction, chosen.rule, "meta")
                     check_direction(chosen.direction, distributed[param], initial)
         take_gradients(distributed.values())
         found: list[Entry] = []
         for place, (params, grads, layers) in enumerate(members):
-            states = self._states_of(params, options[place].direction, optimizer)
+            states = self._states_of(params, options[place], optimizer)
             for param, grad, state, cut in zip(params, grads, states, layers, strict=True):
                 held = distributed.get(param)
                 if held is None:
@@ -263,15 +271,17 @@ class PlanCache:
                 found.append(Entry(_real(owner), _real(shard), own, held.rows.layers, place, owner, held, state))
         return found
 
-    def _states_of(self, params: list[Tensor], direction: Direction, optimizer: Stepped) -> list[dict[str, Tensor]]:
+    def _states_of(self, params: list[Tensor], options: GroupOptions, optimizer: Stepped) -> list[dict[str, Tensor]]:
         """The state of each parameter, created where it is missing."""
         states: list[dict[str, Tensor]] = [optimizer.state[param] for param in params]
+        direction, rule = options.direction, options.rule
         needed = {"step", *direction.state_names()}
         for param, state in zip(params, states, strict=True):
             if not state.keys() >= needed:
                 # At the first step, or after an option was changed that asks for more, such as amsgrad.
                 self._zeros.begin()
-                state.update({k: v for k, v in optimizer._initial_state(param, direction).items() if k not in state})
+                fresh = optimizer._initial_state(param, direction, rule)
+                state.update({k: v for k, v in fresh.items() if k not in state})
         return states
 
     def of(self, param: Tensor, cut: ParameterLayers) -> Shard:
@@ -283,7 +293,8 @@ def _initial(optimizer: Stepped, entry: Entry, options: Sequence[GroupOptions]) 
     """The state of a parameter before its first step, without memory."""
     param = entry.owner if entry.held is None else entry.held.param
     assert param is not None
-    return optimizer._initial_state(param, options[entry.group].direction, "meta")
+    own = options[entry.group]
+    return optimizer._initial_state(param, own.direction, own.rule, "meta")
 
 
 def _real(tensor: Tensor) -> Tensor:

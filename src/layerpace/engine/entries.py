@@ -18,7 +18,6 @@ from layerpace.rules import Rule
 class Settings:
     """What holds for every parameter of an optimizer."""
 
-    rule: Rule
     min_rms: float
     low_precision: str
     state_dtype: str
@@ -38,7 +37,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class GroupOptions:
-    """What holds for the parameters of one group in this step.
+    """What holds for the parameters of one group in this step: its method, a direction and a rule, and its numbers.
 
     ``lr`` has the layer multiplier in it; a tensor there lives on a device that must not be waited for.
     ``weight_decay`` is the decoupled one and ``l2`` the coupled one, neither of them for excluded parameters;
@@ -50,6 +49,7 @@ class GroupOptions:
     l2: float
     maximize: bool
     direction: Direction
+    rule: Rule
     velocity: Velocity | None
     undecayed: bool
 

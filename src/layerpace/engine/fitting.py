@@ -88,7 +88,7 @@ def check_state(
             if layers.sizes is not None and not _broadcasts(by_layer, value.shape):
                 fail(name, f"has shape {tuple(value.shape)}", f"one that {by_layer}, its layers, broadcasts over")
     whole = entry.whole
-    for name in settings.rule.state_names:
+    for name in options.rule.state_names:
         check_shape(name, tensor(name, entry.saved), (whole.count,))
     if options.velocity is not None and "velocity" in state:
         check_shape("velocity", tensor("velocity", state), param.shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 from layerpace.engine.entries import Settings
 from layerpace.engine.plan import Part, Plan
 from layerpace.layers.base import ParameterLayers
+from layerpace.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Observed:
 
     Attributes:
         settings: what holds for all of its parameters.
+        rules: what its groups have, in their order.
         layers: how each parameter is cut into layers.
         plan: of the last step; None: there was none, or nobody had asked for what it leaves.
     """
 
     settings: Settings
+    rules: Sequence[Rule]
     layers: Mapping[Tensor, ParameterLayers]
     plan: Plan | None
     _readers: set[int]

@@ -9,20 +9,21 @@ whether the tensors are still the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from layerpace.engine.apart import keep_apart
-from layerpace.engine.backends import Backend, DeviceBackend, FusedBackend, RowOptions, Work, reference
+from layerpace.engine.backends import Backend, FusedBackend, RowOptions, Work, reference
 from layerpace.engine.backends.programs import COLUMN_NUMBERS
 from layerpace.engine.buckets import OptionSets, cut
 from layerpace.engine.entries import Entry, GroupOptions, Scaling, Settings
 from layerpace.engine.numerics.columns import MEASURED, Table
 from layerpace.engine.rows import Rows
 from layerpace.engine.sharding.shards import take_gradients
+from layerpace.layers.base import ParameterLayers
 from layerpace.rules import Coefficients, Layers, Rule
 
 
@@ -69,15 +70,36 @@ class Plan:
 
     @property
     def table(self) -> Table:
-        """The sums of the last step, one row a layer, in the order of the buckets."""
-        tables = [part.table for part in self.parts]
-        home = tables[0].values.device
-        return Table(torch.cat([table.values.to(home) for table in tables]), tables[0].columns)
+        """The sums of the last step, one row a layer, in the order of the buckets; nan: a sum that its rule ignores."""
+        return _stacked([part.table for part in self.parts], self.parts[0].device)
 
     @property
     def coefficients(self) -> Coefficients:
         """The rule's coefficients in the last step, in the order of ``table``."""
         return _joined([part.coefficients for part in self.parts], self.parts[0].device)
+
+
+@dataclass
+class RuleRows:
+    """The rows of the table that belong to one rule.
+
+    Attributes:
+        rule: with the numbers of this step.
+        kind: a kind of parameter that has it.
+        rows: int64 [rows], their places in the table; None: all of it.
+        states: the optimizer's state of the parameters of these rows, in their order.
+        cuts: how those parameters are cut into layers.
+    """
+
+    rule: Rule
+    kind: int
+    rows: Tensor | None
+    states: list[dict[str, Any]]
+    cuts: list[ParameterLayers]
+
+    def take(self, x_L: Tensor) -> Tensor:
+        """Of a vector over the rows, or a table, those that belong to the rule."""
+        return x_L if self.rows is None else x_L.index_select(0, self.rows)
 
 
 class Part:
@@ -91,11 +113,12 @@ class Part:
         fused: of each bucket, whether its backend has the rule built in.
         by_device: whether one backend makes the whole step of all buckets on the device, counting of steps included.
         counted_here: the buckets whose steps the host counts, or asks the device to count before anything else.
-        columns, constants: of the table: what the rule reads.
+        rules: what rules there are, and which rows each has.
+        columns: of the table: what the rules read.
         excluded_L: bool [rows], layers that have the identity in the place of the rule; None: there are none.
         scale: the factor on every gradient in this step, float64 []; None: one.
         ok_L: bool [rows], the layers that take this step; None: all do.
-        results: the rows of the table and the coefficients of the last step, of consecutive buckets.
+        results: the table and the coefficients of the last step, of consecutive buckets or of all rows.
     """
 
     def __init__(
@@ -112,18 +135,18 @@ class Part:
         buckets = cut(entries, self.kinds, settings, self.gated)
         self.works = [bucket.work(self.kinds.signatures[bucket.kinds[0]], settings) for bucket in buckets]
         self.apart = keep_apart(self.works)
-        self.columns = settings.rule.columns()
-        if not self.apart or not COLUMN_NUMBERS.keys() >= set(self.columns):
-            for work in self.works:
+        for work in self.works:
+            if not self.apart or not COLUMN_NUMBERS.keys() >= set(work.rule.columns()):
                 work.backend = reference
-        self.fused = [_fuses(work.backend, settings.rule) for work in self.works]
-        self.constants = settings.rule.constants(settings.min_rms)
+        self.fused = [_fuses(work.backend, work.rule) for work in self.works]
 
         self._complex = [any(entry.owner is not entry.param for entry in bucket.entries) for bucket in buckets]
         self._first_kinds = [bucket.kinds[0] for bucket in buckets]
         self._held = [(entry.held, entry.saved, dict(entry.saved)) for entry in entries if entry.held is not None]
         self.rows = Rows(entries, self.kinds, buckets, device)
-        self.by_device = self.rows.sharing is None and _knows([work.backend for work in self.works], settings.rule)
+        self.rules = self._rule_rows()
+        self.columns = tuple(dict.fromkeys(name for own in self.rules for name in own.rule.columns()))
+        self.by_device = self.rows.sharing is None and _knows(self.works)
         self.counted_here = [work for work in self.works if self._counts_here(work)]
         self.n = _vector(self.rows.n, torch.float64, device)
         self._kinds_L = _vector(self.rows.kinds, torch.int64, device) if len(self.kinds.keys) > 1 else None
@@ -139,10 +162,31 @@ class Part:
 
         self.scale: Tensor | None = None
         self.ok_L: Tensor | None = None
-        self.results: list[tuple[Tensor, Coefficients]] = []
+        self.results: list[tuple[Table, Coefficients]] = []
         self._layers: tuple[Layers, list[Layers]] | None = None
         self._layers_of: object = None
         self._measured: Tensor | None = None
+
+    def _rule_rows(self) -> list[RuleRows]:
+        """The rules of the rows, in the order of their first one."""
+        of_kind, found = self.kinds.rules, []
+        for kind in sorted(set(of_kind)):
+            rule = self.kinds.signatures[kind].rule
+            if len(set(of_kind)) == 1:
+                return [RuleRows(rule, kind, None, list(self.rows.states), list(self.rows.cuts))]
+            rows: list[int] = []
+            states: list[dict[str, Any]] = []
+            cuts: list[ParameterLayers] = []
+            first = 0
+            for own, state in zip(self.rows.cuts, self.rows.states, strict=True):
+                if own.count and of_kind[self.rows.kinds[first]] == kind:
+                    rows += range(first, first + own.count)
+                    states.append(state)
+                    cuts.append(own)
+                first += own.count
+            at = torch.tensor(rows, dtype=torch.int64, device="cpu").to(self.device)
+            found.append(RuleRows(rule, kind, at, states, cuts))
+        return found
 
     def _is_gated(self, scaling: Scaling) -> bool:
         return self.settings.nonfinite == "skip" or scaling.found_inf is not None or self.may_be_phantom
@@ -162,7 +206,9 @@ class Part:
         for work, kind in zip(self.works, self._first_kinds, strict=True):
             signature = self.kinds.signatures[kind]
             work.direction, work.velocity = signature.direction, signature.velocity
-            work.l2, work.maximize = signature.l2, signature.maximize
+            work.rule, work.l2, work.maximize = signature.rule, signature.l2, signature.maximize
+        for own in self.rules:
+            own.rule = self.kinds.signatures[own.kind].rule
         return True
 
     def holds(self, scaling: Scaling) -> bool:
@@ -248,8 +294,8 @@ class Part:
 
     @property
     def table(self) -> Table:
-        """The sums of the last step."""
-        return Table(torch.cat([rows for rows, _ in self.results]), self.columns)
+        """The sums of the last step; nan: a sum that the rule of a row does not read."""
+        return _stacked([table for table, _ in self.results], self.device)
 
     def measure(self) -> None:
         """Take what the buckets have measured in this step, added up over processes, for ``measured``."""
@@ -273,6 +319,19 @@ def _same(state: dict[str, Any], known: dict[str, Any]) -> bool:
     return state.keys() == known.keys() and all(state[name] is value for name, value in known.items())
 
 
+def _stacked(tables: Sequence[Table], home: torch.device) -> Table:
+    """Tables of consecutive rows as one; nan in columns that one of them does not have."""
+    columns = tuple(dict.fromkeys(name for table in tables for name in table.columns))
+    if all(table.columns == columns for table in tables):
+        return Table(torch.cat([table.values.to(home) for table in tables]), columns)
+    wide = []
+    for table in tables:
+        values = table.values.new_full((len(table.values), len(columns)), torch.nan)
+        values[:, [columns.index(name) for name in table.columns]] = table.values
+        wide.append(values.to(home))
+    return Table(torch.cat(wide), columns)
+
+
 def _fuses(backend: Backend | FusedBackend, rule: Rule) -> bool:
     fuses = getattr(backend, "fuses", None)
     return fuses is not None and bool(fuses(rule))
@@ -282,9 +341,11 @@ def _rate(lr: Tensor, device: torch.device) -> Tensor:
     return lr.to(device, lr.dtype if lr.dtype in (torch.float32, torch.float64) else torch.float64)
 
 
-def _knows(backends: Sequence[Backend | DeviceBackend], rule: Rule) -> bool:
-    knows = getattr(backends[0], "knows", None) if len({id(backend) for backend in backends}) == 1 else None
-    return knows is not None and bool(knows(rule))
+def _knows(works: Sequence[Work]) -> bool:
+    """Whether one backend has all buckets, and all their rules built in."""
+    alone = len({id(work.backend) for work in works}) == 1
+    knows = getattr(works[0].backend, "knows", None) if alone else None
+    return knows is not None and all(bool(knows(work.rule)) for work in works)
 
 
 def _vector(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:

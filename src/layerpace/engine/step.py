@@ -11,6 +11,7 @@ held back by a mask on the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -22,7 +23,7 @@ from layerpace.engine.broadcast import by_layer, spread
 from layerpace.engine.common.fake import has_values
 from layerpace.engine.common.printable import printable
 from layerpace.engine.entries import Scaling
-from layerpace.engine.numerics.columns import Table
+from layerpace.engine.numerics.columns import Constants, Table
 from layerpace.engine.numerics.precision import compute_dtype
 from layerpace.engine.numerics.tensors import Scalar, Tensors, keep_where
 from layerpace.engine.plan import Part, Plan
@@ -60,9 +61,9 @@ def layerwise_step(plan: Plan, scaling: Scaling, measure: bool = False) -> bool:
             for work in part.works:
                 work.measure, work.measured = measure, None
             if part.by_device:
-                _by_device(part, settings.rule, _gate(part, scaling, itself), measure)
+                _by_device(part, _gate(part, scaling, itself), measure)
             else:
-                _step(part, settings.rule, scaling)
+                _step(part, scaling)
             if measure:
                 part.measure()
     finally:
@@ -70,7 +71,7 @@ def layerwise_step(plan: Plan, scaling: Scaling, measure: bool = False) -> bool:
     return True
 
 
-def _step(part: Part, rule: Rule, scaling: Scaling) -> None:
+def _step(part: Part, scaling: Scaling) -> None:
     """The step on one device; steps are counted already, unless the device decides which."""
     ok_L = part.ok_L = _ok(part, scaling)
     if ok_L is not None:
@@ -86,16 +87,13 @@ def _step(part: Part, rule: Rule, scaling: Scaling) -> None:
         layers, pieces = part.layers()
     else:
         layers, pieces = part.at_rates(_per_layer(part, [1.0 if rate is None else rate for rate in rates]))
-    if part.rows.sharing is not None:
-        apart = not part.columns and not rule.state_names
-        part.results = [(_by_buckets if apart else _in_phases)(part, rule, layers, pieces)]
-    elif any(part.fused):
+    if part.rows.sharing is not None or (len(part.rules) == 1 and not any(part.fused)):
+        part.results = [_in_phases(part, layers, pieces)]
+    else:
         part.results = [
-            (_fused if fused else _alone)(part, work, rule, piece, excluded)
+            (_fused if fused else _alone)(part, work, piece, excluded)
             for work, piece, excluded, fused in zip(part.works, pieces, part.excluded, part.fused, strict=True)
         ]
-    else:
-        part.results = [_in_phases(part, rule, layers, pieces)]
 
 
 def _gate(part: Part, scaling: Scaling, itself: bool) -> Gate:
@@ -114,17 +112,24 @@ def _gate(part: Part, scaling: Scaling, itself: bool) -> Gate:
     )
 
 
-def _by_device(part: Part, rule: Rule, gate: Gate, measure: bool) -> None:
+def _by_device(part: Part, gate: Gate, measure: bool) -> None:
     """The step of a backend that decides everything on the device."""
     backend = cast(DeviceBackend, part.works[0].backend)
     options = part.row_options()
-    backend.look_ahead(part.works, rule, options, gate)
+    backend.look_ahead(part.works, options, gate)
     found = [
-        backend.step(work, rule, own, part.columns, part.constants, gate)
+        backend.step(work, own, work.rule.columns(), _constants(part, work), gate)
         for work, own in zip(part.works, options, strict=True)
     ]
-    part.results = [(table, coefficients) for table, coefficients, _ in found]
+    part.results = [
+        (Table(rows, work.rule.columns()), coefficients)
+        for work, (rows, coefficients, _) in zip(part.works, found, strict=True)
+    ]
     part.ok_L = torch.cat([takes_L for _, _, takes_L in found]) != 0 if measure and gate.holds_back else None
+
+
+def _constants(part: Part, work: Work) -> Constants:
+    return work.rule.constants(part.settings.min_rms)
 
 
 def _direction(absent: RemoteRows, part: Part) -> Direction:
@@ -156,52 +161,92 @@ def _per_layer(part: Part, values: Sequence[Scalar]) -> Tensor:
     return part.rows.collect(here, values[len(part.works) :], part.device)
 
 
-def _fused(
-    part: Part, work: Work, rule: Rule, layers: Layers, excluded_L: Tensor | None
-) -> tuple[Tensor, Coefficients]:
+def _fused(part: Part, work: Work, layers: Layers, excluded_L: Tensor | None) -> tuple[Table, Coefficients]:
     """One call, or all of them if the backend cannot after all."""
     if work.velocity is not None and not work.velocity.lr_inside:
         work.lr_L = layers.lr
     backend = cast(FusedBackend, work.backend)
-    result = backend.step(work, rule, layers, excluded_L, part.columns, part.constants)
-    return _alone(part, work, rule, layers, excluded_L) if result is None else result
+    columns = work.rule.columns()
+    result = backend.step(work, layers, excluded_L, columns, _constants(part, work))
+    return _alone(part, work, layers, excluded_L) if result is None else (Table(result[0], columns), result[1])
 
 
-def _alone(
-    part: Part, work: Work, rule: Rule, layers: Layers, excluded_L: Tensor | None
-) -> tuple[Tensor, Coefficients]:
-    """One bucket, where nothing is sharded."""
-    rows = work.backend.accumulate(work, part.columns, part.constants)
-    table = Table(rows, part.columns)
+def _alone(part: Part, work: Work, layers: Layers, excluded_L: Tensor | None) -> tuple[Table, Coefficients]:
+    """One bucket, where nothing of it is sharded, or its rule reads nothing."""
+    columns = work.rule.columns()
+    rows = work.backend.accumulate(work, columns, _constants(part, work))
+    table = Table(rows, columns)
     first = None if _begun([work.t]) else by_layer(work.t, work.layers, work.device) == 1
-    coefficients = _coefficients(rule, table, layers, work.state, first, work.ok_L, excluded_L)
+    coefficients = _coefficients(work.rule, table, layers, work.state, first, work.ok_L, excluded_L)
     _apply(work, layers, coefficients.c, coefficients.b, coefficients.ratio)
-    return rows, coefficients
+    return table, coefficients
 
 
-def _in_phases(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers]) -> tuple[Tensor, Coefficients]:
-    """All directions, the rule over all layers of all processes at once, all updates."""
-    rows = part.rows
-    empty = torch.zeros(0, len(part.columns), dtype=torch.float64, device=part.device)
-    sums = [work.backend.accumulate(work, part.columns, part.constants) for work in part.works]
-    table = Table(rows.add(torch.cat([empty, *sums])), part.columns)
+def _in_phases(part: Part, layers: Layers, pieces: Sequence[Layers]) -> tuple[Table, Coefficients]:
+    """All directions, the rules over all layers of all processes at once, all updates.
+
+    A bucket whose rule reads no sums and remembers nothing (the identity) does not wait for the others.
+    """
+    rows, width = part.rows, len(part.columns)
+    sums = [torch.zeros(0, width, dtype=torch.float64, device=part.device)]
+    waiting = []
+    for place, (work, own, excluded_L) in enumerate(zip(part.works, pieces, part.excluded, strict=True)):
+        columns = work.rule.columns()
+        if not columns and not work.rule.state_names:
+            (_fused if part.fused[place] else _alone)(part, work, own, excluded_L)
+            sums.append(torch.zeros(work.rows, width, dtype=torch.float64, device=part.device))
+            continue
+        waiting.append(place)
+        found = work.backend.accumulate(work, columns, _constants(part, work))
+        if columns != part.columns:
+            wide = torch.zeros(work.rows, width, dtype=torch.float64, device=part.device)
+            found = wide.index_copy_(1, _places(columns, part), found)
+        sums.append(found)
+    values = rows.add(torch.cat(sums))
     t = [work.t for work in part.works] + [absent.t for absent in rows.absent]
     first = None if _begun(t) else _per_layer(part, t) == 1
-    coefficients = _coefficients(rule, table, layers, rows.states, first, part.ok_L, part.excluded_L)
+    coefficients = _by_rule(part, values, layers, first)
     vectors = (coefficients.c, coefficients.b, coefficients.ratio)
-    for work, own, c_L, b_L, ratio_L in zip(part.works, pieces, *map(rows.pieces, vectors), strict=True):
+    ready = list(zip(part.works, pieces, *map(rows.pieces, vectors), strict=True))
+    for work, own, c_L, b_L, ratio_L in (ready[place] for place in waiting):
         assert b_L is not None
         assert ratio_L is not None
         _apply(work, own, c_L, b_L, ratio_L)
-    return table.values, coefficients
+    return Table(values, part.columns), coefficients
 
 
-def _by_buckets(part: Part, rule: Rule, layers: Layers, pieces: Sequence[Layers]) -> tuple[Tensor, Coefficients]:
-    """Bucket by bucket, for a rule that reads no sums: the coefficients of all layers are known without them."""
-    for work, own, excluded, fused in zip(part.works, pieces, part.excluded, part.fused, strict=True):
-        (_fused if fused else _alone)(part, work, rule, own, excluded)
-    table = Table(torch.zeros(len(part.rows), 0, dtype=torch.float64, device=part.device), ())
-    return table.values, _coefficients(rule, table, layers, (), None, None, part.excluded_L)
+def _places(columns: Sequence[str], part: Part) -> Tensor:
+    return torch.tensor([part.columns.index(name) for name in columns], device="cpu").to(part.device)
+
+
+def _by_rule(part: Part, values: Tensor, layers: Layers, first: Tensor | None) -> Coefficients:
+    """The coefficients of all rows of the table, each from its own rule.
+
+    Args:
+        part: of the plan.
+        values: float64 [rows, columns of the part].
+        layers: of all rows.
+        first: bool [rows], the layers at their first step; None: there are none.
+    """
+    if len(part.rules) == 1:
+        (own,) = part.rules
+        table = Table(values, part.columns)
+        return _coefficients(own.rule, table, layers, own.states, first, part.ok_L, part.excluded_L)
+    c_L, b_L, ratio_L = torch.zeros(3, len(part.rows), dtype=torch.float64, device=part.device).unbind()
+    for own in part.rules:
+        assert own.rows is not None
+        columns = own.rule.columns()
+        taken = values.index_select(0, own.rows)
+        table = Table(taken if columns == part.columns else taken.index_select(1, _places(columns, part)), columns)
+        n, lr, decay, undecayed = map(own.take, (layers.n, layers.lr, layers.weight_decay, layers.undecayed))
+        of_rule = replace(layers, n=n, lr=lr, weight_decay=decay, undecayed=undecayed)
+        masks = [None if mask is None else own.take(mask) for mask in (first, part.ok_L, part.excluded_L)]
+        found = _coefficients(own.rule, table, of_rule, own.states, *masks)
+        if found.c is not None:
+            c_L.index_copy_(0, own.rows, found.c)
+        b_L.index_copy_(0, own.rows, found.b)
+        ratio_L.index_copy_(0, own.rows, found.ratio)
+    return Coefficients(c=c_L, b=b_L, ratio=ratio_L)
 
 
 def _apply(work: Work, layers: Layers, c_L: Tensor | None, b_L: Tensor, ratio_L: Tensor) -> None:

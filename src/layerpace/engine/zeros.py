@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerpace.engine.plan import Part, Plan
+from layerpace.engine.plan import Part, Plan, RuleRows
 from layerpace.engine.support import captures_graph
 from layerpace.rules import Rule
 
@@ -38,8 +38,9 @@ class ZeroLayers:
 
     def look(self, plan: Plan) -> None:
         """After a step, while layers are ``waiting``."""
-        rule, min_rms = plan.settings.rule, plan.settings.min_rms
-        if not rule.keeps_norm or MEMORY not in rule.state_names or not min_rms:
+        min_rms = plan.settings.min_rms
+        keepers = [(part, own) for part in plan.parts for own in part.rules if _keeps_norm(own.rule)]
+        if not keepers or not min_rms:
             self.waiting = False
             return
         if captures_graph() or not all(one[-1].query() for one in self._coming):
@@ -51,8 +52,9 @@ class ZeroLayers:
                 self.waiting = False
                 return
         waiting, self._looked = False, True
-        for part in plan.parts:
-            flags = _flags(part, min_rms)
+        for part, own in keepers:
+            rule, flags = own.rule, _flags(part, own, min_rms)
+            names = [name for cut in own.cuts for name in cut.layer_names]
             if type(flags) is not Tensor or flags.is_meta:  # a step without numbers
                 continue
             if flags.is_cuda:
@@ -60,10 +62,10 @@ class ZeroLayers:
                 host.copy_(flags, non_blocking=True)
                 event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 event.record(torch.cuda.current_stream(flags.device))
-                self._coming.append((rule, min_rms, part.rows.names, host, event))
+                self._coming.append((rule, min_rms, names, host, event))
                 waiting = True
             else:
-                waiting |= self._tell(rule, min_rms, part.rows.names, flags)
+                waiting |= self._tell(rule, min_rms, names, flags)
         self.waiting = waiting
 
     def _tell(self, rule: Rule, min_rms: float, names: Sequence[str], flags: Tensor) -> bool:
@@ -82,14 +84,19 @@ class ZeroLayers:
         return any(before)
 
 
-def _flags(part: Part, min_rms: float) -> Tensor:
+def _keeps_norm(rule: Rule) -> bool:
+    return rule.keeps_norm and MEMORY in rule.state_names
+
+
+def _flags(part: Part, own: RuleRows, min_rms: float) -> Tensor:
     """bool [2, rows]: layers that were zero and have a gradient, and those before their first step."""
-    norm = torch.cat([state[MEMORY].reshape(-1) for state in part.rows.states])
-    small = (norm > 0) & (norm <= min_rms * part.n.sqrt() * (1 + 1e-9))
-    zero = small & (part.table["uu"] > 0)
+    norm = torch.cat([state[MEMORY].reshape(-1) for state in own.states])
+    n, uu = own.take(part.n), own.take(part.table["uu"])
+    small = (norm > 0) & (norm <= min_rms * n.sqrt() * (1 + 1e-9))
+    zero = small & (uu > 0)
     if part.excluded_L is not None:
-        zero &= ~part.excluded_L
-    return torch.stack([zero, (norm == 0) & (part.n > 0)])
+        zero &= ~own.take(part.excluded_L)
+    return torch.stack([zero, (norm == 0) & (n > 0)])
 
 
 def _speaks() -> bool:

@@ -15,7 +15,7 @@ from layerpace.engine.sharding.collectives import is_distributed, local
 from layerpace.layers.base import ParameterLayers
 from layerpace.monitors.layout import Layout, by_device, cuts_of
 from layerpace.monitors.measure import copy, moves, squares
-from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
+from layerpace.monitors.reading import Reading, columns_of, option_columns, quantities_of, rule_columns, rule_fields
 from layerpace.monitors.shards import Shards
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Numbers, Seen, Watcher
@@ -31,7 +31,7 @@ class ForeignWatcher(Watcher):
 
     def __init__(self, optimizer: Optimizer, layout: Layout, due: Callable[[int], bool], seen: Seen) -> None:
         super().__init__(optimizer, layout, due, seen)
-        self.quantities = quantities_of(optimizer.rule if isinstance(optimizer, Wrapped) else None)
+        self.quantities = quantities_of(*([optimizer.rule] if isinstance(optimizer, Wrapped) else []))
         self._kept: dict[Tensor, Tensor] = {}
         self._old: dict[Tensor, Tensor] = {}
         self._shards: dict[torch.device, Shards] = {}
@@ -147,7 +147,9 @@ class ForeignWatcher(Watcher):
             if part.device == device:
                 found_in = (places[name] for cut in part.rows.cuts for name in self.layout.names(params[id(cut)]))
                 rows = torch.tensor(list(found_in), device="cpu")
-                columns = torch.cat([option_columns(part), *rule_columns(part)], 1)
+                did, table = rule_columns(part)
+                (own,) = part.rules
+                columns = columns_of(own, torch.cat([option_columns(part), *did], 1), table)
                 found.index_copy_(0, rows.to(device, non_blocking=True), columns)
         return fields, found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from layerpace.engine.numerics.columns import MEASURED
 from layerpace.engine.plan import Part
 from layerpace.monitors.layout import Layout
-from layerpace.monitors.reading import Reading, option_columns, quantities_of, rule_columns, rule_fields
+from layerpace.monitors.reading import Reading, columns_of, option_columns, quantities_of, rule_columns, rule_fields
 from layerpace.monitors.transfer import Transfer
 from layerpace.monitors.watchers import Numbers, Seen, Watcher
 from layerpace.optim.base import Layerwise
@@ -25,7 +25,7 @@ class OursWatcher(Watcher):
 
     def __init__(self, optimizer: Layerwise, layout: Layout, due: Callable[[int], bool], seen: Seen) -> None:
         super().__init__(optimizer, layout, due, seen)
-        self.quantities = quantities_of(optimizer.rule)
+        self.quantities = quantities_of(*optimizer.observed.rules)
         self._known: tuple[Any, list[tuple[str, ...]]] | None = None
         self._known_options: dict[torch.device, tuple[Layers, Tensor]] = {}
 
@@ -42,17 +42,22 @@ class OursWatcher(Watcher):
             return []
         if self._known is None or self._known[0] is not plan:
             params = {id(cut): param for param, cut in seen.layers.items()}
-            of_part = [[params[id(cut)] for cut in part.rows.cuts] for part in plan.parts]
-            self._known = plan, [tuple(n for p in part for n in self.layout.names(p)) for part in of_part]
-            self.measured = [p for part in of_part for p in part]
-        return [self._numbers(part, names) for part, names in zip(plan.parts, self._known[1], strict=True)]
+            cuts = [own.cuts for part in plan.parts for own in part.rules]
+            self._known = plan, [tuple(n for cut in of for n in self.layout.names(params[id(cut)])) for of in cuts]
+            self.measured = [params[id(cut)] for of in cuts for cut in of]
+        names = iter(self._known[1])
+        return [found for part in plan.parts for found in self._numbers(part, names)]
 
-    def _numbers(self, part: Part, names: tuple[str, ...]) -> Numbers:
-        rule = part.settings.rule
+    def _numbers(self, part: Part, names: Iterator[tuple[str, ...]]) -> list[Numbers]:
         skipped = self._skipped(len(part.rows), part.device)
-        values = torch.cat([part.measured, self._options(part), *rule_columns(part), skipped[:, None]], 1)
-        fields = (*MEASURED, *rule_fields(rule), "skipped")
-        return Numbers(names, fields, Transfer(values), Reading(rule, part.settings.min_rms))
+        did, table = rule_columns(part)
+        values = torch.cat([part.measured, skipped[:, None], self._options(part), *did], 1)
+        found = []
+        for own in part.rules:
+            fields = (*MEASURED, "skipped", *rule_fields(own.rule))
+            reading = Reading(own.rule, part.settings.min_rms)
+            found.append(Numbers(next(names), fields, Transfer(columns_of(own, values, table)), reading))
+        return found
 
     def _options(self, part: Part) -> Tensor:
         """`option_columns`, made anew when a schedule has changed them."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerpace.engine.numerics.columns import Table
-from layerpace.engine.plan import Part
+from layerpace.engine.plan import Part, RuleRows
 from layerpace.monitors.quantities import RATE, RATIOS, UPDATES, from_sums
 from layerpace.rules import Identity, Layers, Rule, TrustRatio, clip_rule
 
@@ -18,10 +18,10 @@ OPTIONS = ("lr", "weight_decay", "n", "undecayed", "excluded")
 RULE_FIELDS = (*OPTIONS, "ratio", "ok")
 
 
-def quantities_of(rule: Rule | None) -> tuple[str, ...]:
-    """What the records of an optimizer with this rule have."""
-    ratios = RATIOS if _clips(rule) else RATIOS[:1] if rule is not None and not isinstance(rule, Identity) else ()
-    return (*UPDATES, *ratios, RATE)
+def quantities_of(*rules: Rule) -> tuple[str, ...]:
+    """What the records of an optimizer with these rules have; of torch's own, which has none."""
+    count = max((len(RATIOS) if _clips(r) else 0 if isinstance(r, Identity) else 1 for r in rules), default=0)
+    return (*UPDATES, *RATIOS[:count], RATE)
 
 
 def rule_fields(rule: Rule) -> tuple[str, ...]:
@@ -30,17 +30,30 @@ def rule_fields(rule: Rule) -> tuple[str, ...]:
 
 
 def option_columns(part: Part) -> Tensor:
-    """What the rule was told of its layers in the last step, float64 [rows, columns]."""
+    """What the rules were told of their layers in the last step, float64 [rows, columns]."""
     layers, _ = part.layers()
     excluded = layers.lr.new_zeros(len(part.rows)) if part.excluded_L is None else part.excluded_L.double()
     return torch.stack([layers.lr, layers.weight_decay, layers.n, layers.undecayed.double(), excluded], 1)
 
 
-def rule_columns(part: Part) -> list[Tensor]:
-    """What a rule saw and did in the last step, float64 [rows, ...] each."""
+def rule_columns(part: Part) -> tuple[list[Tensor], Table]:
+    """What the rules did in the last step, float64 [rows, 1] each, and what they saw."""
     ratio = part.coefficients.ratio
     ok = torch.ones_like(ratio) if part.ok_L is None else part.ok_L.double()
-    return [ratio[:, None], ok[:, None], part.table.values]
+    return [ratio[:, None], ok[:, None]], part.table
+
+
+def columns_of(own: RuleRows, values: Tensor, table: Table) -> Tensor:
+    """The rows of one rule, with the sums that it reads: float64 [rows of it, columns].
+
+    Args:
+        own: which rows those are.
+        values: float64 [rows, ...]: of all rows, without sums.
+        table: the sums of all rows.
+    """
+    columns = own.rule.columns()
+    sums = table.values if columns == table.columns else table.values[:, [table.columns.index(n) for n in columns]]
+    return own.take(torch.cat([values, sums], 1))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from layerpace.engine.support import real, real_shape, step_device
 from layerpace.layers import Exclude, ParameterLayers, Segments
 from layerpace.layers.describing import all_described, check_globs, describe_again, describe_group
 from layerpace.optim.compiling import OpaqueOptimizer, opaque
+from layerpace.optim.methods import direction_kind, merge_saved, option_names, rule_of, take_method
 from layerpace.optim.options import (
     deep_copy,
     default_exclude,
@@ -61,7 +62,9 @@ class Layerwise(OpaqueOptimizer):
         params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer. A group may have values of
             its own for ``lr``, ``lr_multiplier``, ``weight_decay``, ``decoupled_weight_decay``, ``maximize``,
             ``momentum``, ``dampening``, ``nesterov`` and the direction's options, and an ``exclude`` (a bool too)
-            and ``segments`` (parts too). Other keys are the user's, unless they are options of this optimizer's rule.
+            and ``segments`` (parts too). A group may also have a method of its own: ``direction`` and ``rule``, each an
+            instance or a name, with their options beside them. Other keys are the user's, unless they are options of
+            this optimizer's rule.
         direction: an instance such as ``layerpace.directions.RAdam()``, or a name.
         rule: an instance such as ``layerpace.rules.TrustRatio(clip=1.0)``, or a name.
         lr: learning rate, >= 0; its unit is the rule's. A number or a tensor with one element. Other numbers may be
@@ -164,10 +167,9 @@ class Layerwise(OpaqueOptimizer):
             raise TypeError(f"segments must map globs of parameter names to parts, got {segments!r}")
         self._lr_in_velocity = check_flag("lr_in_velocity", lr_in_velocity)
         capturable = check_flag("capturable", capturable)
-        self._settings = Settings(
-            self.rule, min_rms, low_precision, state_dtype, nonfinite, max_grad_norm, backend, capturable
-        )
+        self._settings = Settings(min_rms, low_precision, state_dtype, nonfinite, max_grad_norm, backend, capturable)
         self._exclude = default_exclude(self.rule) if exclude == "auto" else exclude
+        self._auto_exclude = isinstance(exclude, str) and exclude == "auto"  # of groups with a rule of their own, too
         self._segments = dict(segments) if segments is not None else None
         self._layers: dict[Tensor, ParameterLayers] = {}
         self._cache = PlanCache()
@@ -213,6 +215,12 @@ class Layerwise(OpaqueOptimizer):
         if own.get("exclude") == "auto":
             del own["exclude"]
         index = len(self.param_groups)
+        try:
+            take_method(group, self.direction, self.rule, self._has_velocity)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{error} (parameter group {index})") from None
+        if "rule" in group and "exclude" not in own and self._auto_exclude:
+            own["exclude"] = default_exclude(group["rule"])
         self._check_group({**self.defaults, **group}, index)
         self._check_nesterov({**self.defaults, **group}, index)
         super().add_param_group(group)
@@ -225,7 +233,8 @@ class Layerwise(OpaqueOptimizer):
 
     def _check_group(self, group: Mapping[str, Any], index: int) -> None:
         """Raise for values out of range, and for options that a group cannot have; other keys are the user's."""
-        refused = of_the_whole(self.rule) - self.defaults.keys()
+        refused = of_the_whole(self.rule) - self.defaults.keys() - {"direction", "rule"}
+        refused -= set(option_names(direction_kind(group, self.direction)))
         for key in group:
             if key in refused:
                 raise TypeError(
@@ -251,7 +260,16 @@ class Layerwise(OpaqueOptimizer):
 
     def _direction(self, group: Mapping[str, Any]) -> Direction:
         """The direction with the options of a group, checked."""
-        return direction_of(type(self.direction), {name: group[name] for name in self.direction.options()})
+        kind = direction_kind(group, self.direction)
+        names = option_names(kind)
+        missing = [name for name in names if name not in group]
+        if missing:
+            raise ValueError(f"the group lacks {missing}, options of its direction {kind.__name__}")
+        return direction_of(kind, {name: group[name] for name in names})
+
+    def _rule(self, group: Mapping[str, Any]) -> Rule:
+        """The rule of a group."""
+        return rule_of(group, self.rule)
 
     def _hyperparameters(self, group: Mapping[str, Any]) -> tuple[Direction, Velocity | None]:
         """The direction and the velocity of a group, checked."""
@@ -259,9 +277,10 @@ class Layerwise(OpaqueOptimizer):
         check_number("lr_multiplier", group["lr_multiplier"], 0)
         decay = check_number("weight_decay", group["weight_decay"], 0)
         check_flag("maximize", group["maximize"])
-        if self._decouples(group) and not self.rule.decoupled and decay:
+        rule = self._rule(group)
+        if self._decouples(group) and not rule.decoupled and decay:
             raise ValueError(
-                f"decoupled_weight_decay=True has no meaning for the rule {type(self.rule).__name__}: "
+                f"decoupled_weight_decay=True has no meaning for the rule {type(rule).__name__}: "
                 "pass False to add weight_decay*w to the gradient"
             )
         direction = self._direction(group)
@@ -279,12 +298,14 @@ class Layerwise(OpaqueOptimizer):
             raise ValueError(f"nesterov needs dampening = 0, got momentum={momentum!r}, dampening={dampening!r}")
         if momentum == 0 and dampening == 0:  # also for a step, where a schedule has brought it there: as in torch
             return direction, None
+        if not self._lr_in_velocity and not rule.decoupled:
+            raise ValueError(f"lr_in_velocity=False has no meaning for the rule {type(rule).__name__}")
         return direction, Velocity(float(momentum), float(dampening), nesterov, self._lr_in_velocity)
 
     def _decouples(self, group: Mapping[str, Any]) -> bool:
         """Whether the weight decay of a group is decoupled."""
         value = group["decoupled_weight_decay"]
-        return self.rule.decoupled if value is None else check_flag("decoupled_weight_decay", value)
+        return self._rule(group).decoupled if value is None else check_flag("decoupled_weight_decay", value)
 
     @property
     def layers(self) -> dict[Tensor, ParameterLayers]:
@@ -295,12 +316,16 @@ class Layerwise(OpaqueOptimizer):
     @property
     def observed(self) -> Observed:
         """What monitors read of this optimizer."""
-        return Observed(self._settings, self._layers, self._cache.plan, self._cache.readers)
+        rules_here = [self._rule(group) for group in self.param_groups]
+        return Observed(self._settings, rules_here, self._layers, self._cache.plan, self._cache.readers)
 
     def _describe(self) -> None:
         """Cut into layers what has been put into the groups by hand, or has another shape than it had."""
         if not all_described(self.param_groups, self._layers):
-            self._layers = describe_again(self.param_groups, self._layers, self._exclude, self._segments)
+            groups: list[dict[str, Any]] = self.param_groups
+            if self._auto_exclude:
+                groups = [{**g, "exclude": default_exclude(self._rule(g))} if "rule" in g else g for g in groups]
+            self._layers = describe_again(groups, self._layers, self._exclude, self._segments)
 
     # The step
 
@@ -339,13 +364,16 @@ class Layerwise(OpaqueOptimizer):
             l2=0.0 if decoupled else decay,
             maximize=bool(read_number("maximize", group["maximize"])),
             direction=direction,
+            rule=self._rule(group),
             velocity=velocity,
             undecayed=bool(decay == 0),
         )
 
     # State
 
-    def _initial_state(self, param: Tensor, direction: Direction, device: str | None = None) -> dict[str, Tensor]:
+    def _initial_state(
+        self, param: Tensor, direction: Direction, rule: Rule, device: str | None = None
+    ) -> dict[str, Tensor]:
         """The state before the first step: the step count, what the direction keeps, and what the rule keeps.
 
         ``device`` "meta" gives its shapes, dtypes and strides without memory, of a DTensor those of all of it.
@@ -365,11 +393,13 @@ class Layerwise(OpaqueOptimizer):
             moments = {
                 name: x if name in by_layer or x.shape != w.shape else held.distribute(x) for name, x in moments.items()
             }
-        return {"step": step, **moments, **layers.memory(self.rule.state_names, w.device)}
+        return {"step": step, **moments, **layers.memory(rule.state_names, w.device)}
 
     @opaque
     def state_dict(self) -> dict[str, Any]:
-        """The state, as torch has it; numbers in it are Python's own, whatever a scheduler has put into a group."""
+        """The state, as torch has it: numbers in it are Python's own, whatever a scheduler has put into a group, and
+        a group's own direction and rule are names and numbers.
+        """
         return with_own_numbers(super().state_dict())
 
     @opaque
@@ -390,7 +420,7 @@ class Layerwise(OpaqueOptimizer):
             check_loadable(self, state)
             # What another optimizer's groups do not have, such as lr_multiplier, stays as it is here.
             pairs = zip(self.param_groups, state["param_groups"], strict=True)
-            groups = [own_numbers({**group, **saved}) for group, saved in pairs]
+            groups = [own_numbers(merge_saved(g, saved, self.direction, self.rule)) for g, saved in pairs]
             captured.update(state, param_groups=groups)
             return captured
 
@@ -413,7 +443,7 @@ class Layerwise(OpaqueOptimizer):
                 handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("direction", "rule", "_settings", "_exclude", "_segments", "_layers", "_lr_in_velocity")
+        own = ("direction", "rule", "_settings", "_exclude", "_auto_exclude", "_segments", "_layers", "_lr_in_velocity")
         state = super().__getstate__()
         state |= {name: self.__dict__[name] for name in own}
         return state

@@ -18,6 +18,7 @@ from layerpace.engine.common.checks import is_plain, pair, plain, read_number
 from layerpace.engine.common.fake import has_values
 from layerpace.engine.entries import Settings
 from layerpace.layers import Exclude, Segments, is_vector
+from layerpace.optim.methods import to_plain
 from layerpace.rules import Rule
 
 Copied = TypeVar("Copied", bound=Optimizer)
@@ -55,7 +56,7 @@ def of_the_whole(rule: Rule) -> frozenset[str]:
     ``alpha``), as in torch.
     """
     names = {f.name for kind in (rule, Settings) for f in fields(kind)}
-    names |= {"direction", "momentum", "dampening", "nesterov", "lr_in_velocity"}
+    names |= {"direction", "rule", "momentum", "dampening", "nesterov", "lr_in_velocity"}
     if isinstance(rule, rules.TrustRatio):
         names |= {"trust_coefficient", "trust_clip", "decay_in_norm"}
     return frozenset(names - {"capturable"})
@@ -71,7 +72,9 @@ def own_numbers(group: Mapping[str, Any]) -> dict[str, Any]:
 def with_own_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
     """A state dict whose groups have Python's own numbers, whatever a scheduler has put there."""
     groups = state_dict.get("param_groups")  # a hook of the user's may have made something else of it
-    return state_dict if groups is None else {**state_dict, "param_groups": [own_numbers(group) for group in groups]}
+    if groups is None:
+        return state_dict
+    return {**state_dict, "param_groups": [own_numbers(to_plain(group)) for group in groups]}
 
 
 def direction_of(kind: type[Direction], values: Mapping[str, Any]) -> Direction:

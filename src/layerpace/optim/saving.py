@@ -16,6 +16,7 @@ from layerpace.engine.common.fake import has_values
 from layerpace.engine.numerics.precision import SEED, compute_dtype, moment_dtype
 from layerpace.engine.sharding.collectives import is_distributed
 from layerpace.engine.support import check_shaped, real_shape, step_device
+from layerpace.optim.methods import merge_saved
 from layerpace.optim.options import known_options
 from layerpace.rules import Rule
 
@@ -32,6 +33,9 @@ class Loaded(Stepped, Protocol):
     def _direction(self, group: Mapping[str, Any]) -> Direction:
         """The direction with the options of a group, checked."""
 
+    def _rule(self, group: Mapping[str, Any]) -> Rule:
+        """The rule of a group."""
+
 
 # State that appears when it is first needed, and need not be in a state dict.
 LATER = ("velocity", "master")
@@ -44,7 +48,7 @@ def check_loadable(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
     must be in range; names that it does not know are kept and ignored.
     """
     known: set[str] = set()
-    for param, where, state, expected in _saved(optimizer, state_dict):
+    for param, where, state, expected, direction, rule in _saved(optimizer, state_dict):
         if not isinstance(state, Mapping):
             raise ValueError(f"the state of {where} must be a dict, got {type(state).__name__}")
         missing = [name for name in expected if name not in state]
@@ -55,13 +59,13 @@ def check_loadable(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
         shapes |= dict.fromkeys(LATER, real_shape(param))
         for name in shapes.keys() & state.keys():
             check_value(name, state[name], shapes[name], where, param)
-        for name in {*optimizer.direction.nonnegative, *optimizer.rule.nonnegative} & shapes.keys() & state.keys():
-            check_nonnegative(name, state[name], where, or_nan=name in optimizer.rule.nonnegative)
+        for name in {*direction.nonnegative, *rule.nonnegative} & shapes.keys() & state.keys():
+            check_nonnegative(name, state[name], where, or_nan=name in rule.nonnegative)
         if SEED in state and torch.as_tensor(state[SEED], device="cpu").numel() != 1:
             raise ValueError(f"{SEED} of {where} must be one whole number, got {state[SEED]!r}")
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=True)):
         try:
-            optimizer._check_group({**group, **saved}, index)
+            optimizer._check_group(merge_saved(group, saved, optimizer.direction, optimizer.rule), index)
         except TypeError as error:
             raise ValueError(f"the state dict is of another method: {error}") from None
     _check_method(optimizer, state_dict, known)
@@ -157,10 +161,10 @@ def cast_state(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
 
     Moments saved in float32 are rounded to nearest where they are kept in bfloat16: loading needs no random numbers.
     """
-    for param, _, saved, expected in _saved(optimizer, state_dict):
+    for param, _, saved, expected, direction, rule in _saved(optimizer, state_dict):
         working = compute_dtype(param.dtype)
         layers, state = optimizer._layers[param], optimizer.state[param]
-        by_layer = {"step", *optimizer.direction.layer_state, *optimizer.rule.state_names}
+        by_layer = {"step", *direction.layer_state, *rule.state_names}
         held = optimizer._cache.of(param, layers) if is_distributed(param) else None
         for name, value in saved.items():
             if name == "step":
@@ -184,12 +188,13 @@ def cast_state(optimizer: Loaded, state_dict: Mapping[str, Any]) -> None:
 
 def _saved(
     optimizer: Loaded, state_dict: Mapping[str, Any]
-) -> Iterator[tuple[Tensor, str, dict[str, Any], dict[str, Tensor]]]:
-    """(parameter, where it stands, its saved state, its initial state on the meta device)."""
+) -> Iterator[tuple[Tensor, str, dict[str, Any], dict[str, Tensor], Direction, Rule]]:
+    """(parameter, where it stands, its saved state, its initial state on the meta device, its method)."""
     groups = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
     for index, (group, saved) in enumerate(groups):
         try:
-            direction = optimizer._direction({**group, **saved})
+            merged = merge_saved(group, saved, optimizer.direction, optimizer.rule)
+            direction, rule = optimizer._direction(merged), optimizer._rule(merged)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{error} (parameter group {index} of the state dict)") from None
         names = group.get("param_names") or [f"parameter {k}" for k in range(len(group["params"]))]
@@ -198,4 +203,5 @@ def _saved(
             if state:
                 where = f"{name} in parameter group {index}"
                 check_shaped(param, where)
-                yield param, where, state, optimizer._initial_state(param, direction, "meta")
+                expected = optimizer._initial_state(param, direction, rule, "meta")
+                yield param, where, state, expected, direction, rule

@@ -168,7 +168,7 @@ class Wrapped(OpaqueOptimizer):
                 "_exclude": default_exclude(rule) if exclude == "auto" else exclude,
                 "_segments": segments,
                 # A displacement read from weights has their precision: a master copy would add none to it.
-                "_settings": Settings(rule, min_rms, "plain", "fp32", "propagate", None, "auto"),
+                "_settings": Settings(min_rms, "plain", "fp32", "propagate", None, "auto"),
                 "_layers": {},
             }
         )
@@ -219,7 +219,7 @@ class Wrapped(OpaqueOptimizer):
         def forget() -> None:
             self._last_plan = None
 
-        return Observed(self._settings, self._layers, self._last_plan, self._readers, forget)
+        return Observed(self._settings, [self.rule], self._layers, self._last_plan, self._readers, forget)
 
     def _describe(self) -> None:
         """Cut parameters into layers, those too that were added to the inner optimizer, or have another shape now."""
@@ -380,6 +380,7 @@ class Wrapped(OpaqueOptimizer):
             l2=0.0,
             maximize=False,
             direction=SGD(),
+            rule=self.rule,
             velocity=None,
             undecayed=not group.get("weight_decay", 0.0),
         )

@@ -70,7 +70,7 @@ class Work:
         grad_is_scratch: the gradients belong to the step, so that their memory may be reused.
         state: the optimizer's state of each parameter; moments and the like, updated in place.
         layers: how each parameter is cut into layers; the rows of the table follow this order.
-        direction, l2, maximize, velocity, low_precision: options; ``l2`` is coupled weight decay.
+        direction, rule, l2, maximize, velocity, low_precision: options; ``l2`` is coupled weight decay.
         moment_dtype: what moments and the velocity are kept in; narrower than the arithmetic, they are rounded
             stochastically when they are written.
         t: number of this step (1, 2, ...): a number, or tensors that broadcast over the parameters.
@@ -95,6 +95,7 @@ class Work:
     state: list[dict[str, Tensor]]
     layers: list[ParameterLayers]
     direction: Direction
+    rule: Rule
     l2: float
     maximize: bool
     velocity: Velocity | None
@@ -203,18 +204,12 @@ class DeviceBackend(Backend, Protocol):
         """Whether the rule is built in, so that ``step`` can be called."""
         ...
 
-    def look_ahead(self, works: Sequence[Work], rule: Rule, options: Sequence[RowOptions], gate: Gate) -> None:
+    def look_ahead(self, works: Sequence[Work], options: Sequence[RowOptions], gate: Gate) -> None:
         """Before the ``step`` of the buckets of a device: look at their gradients, if the gate ``looks``."""
         ...
 
     def step(
-        self,
-        work: Work,
-        rule: Rule,
-        options: RowOptions,
-        columns: tuple[str, ...],
-        constants: Constants,
-        gate: Gate,
+        self, work: Work, options: RowOptions, columns: tuple[str, ...], constants: Constants, gate: Gate
     ) -> tuple[Tensor, Coefficients, Tensor]:
         """The whole step of a bucket; step counts that are on the device are counted there.
 
@@ -235,7 +230,6 @@ class FusedBackend(Backend, Protocol):
     def step(
         self,
         work: Work,
-        rule: Rule,
         layers: Layers,
         excluded_L: Tensor | None,
         columns: tuple[str, ...],
@@ -244,8 +238,7 @@ class FusedBackend(Backend, Protocol):
         """``accumulate``, the rule and ``apply``; the rule's memory is read and written in the state.
 
         Args:
-            work: the bucket, before ``accumulate``.
-            rule: one that ``fuses`` takes.
+            work: the bucket, before ``accumulate``; its rule is one that ``fuses`` takes.
             layers: what the rule knows of the bucket's layers, the direction's factor on lr included.
             excluded_L: bool [rows]: layers with the identity without decay in the place of the rule; None: none.
             columns, constants: of the rule.

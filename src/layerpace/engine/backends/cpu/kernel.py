@@ -171,12 +171,12 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
 
 def step(
     work: Work,
-    rule: Rule,
     layers: Layers,
     excluded_L: Tensor | None,
     columns: tuple[str, ...],
     constants: Constants,
 ) -> tuple[Tensor, Coefficients] | None:
+    rule = work.rule
     kernel = _kernel(work, *rule.state_names)
     if kernel is None:
         return None

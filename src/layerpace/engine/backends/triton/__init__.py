@@ -55,16 +55,16 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
     _module().apply(work, c_L, b_L)
 
 
-def look_ahead(works: Sequence[Work], rule: Rule, options: Sequence[RowOptions], gate: Gate) -> None:
+def look_ahead(works: Sequence[Work], options: Sequence[RowOptions], gate: Gate) -> None:
     """See `layerpace.engine.backends.protocol.DeviceBackend`."""
-    _module().look_ahead(works, rule, options, gate)
+    _module().look_ahead(works, options, gate)
 
 
 def step(
-    work: Work, rule: Rule, options: RowOptions, columns: tuple[str, ...], constants: Constants, gate: Gate
+    work: Work, options: RowOptions, columns: tuple[str, ...], constants: Constants, gate: Gate
 ) -> tuple[Tensor, Coefficients, Tensor]:
     """See `layerpace.engine.backends.protocol.DeviceBackend`."""
-    result: tuple[Tensor, Coefficients, Tensor] = _module().step(work, rule, options, columns, constants, gate)
+    result: tuple[Tensor, Coefficients, Tensor] = _module().step(work, options, columns, constants, gate)
     return result
 
 

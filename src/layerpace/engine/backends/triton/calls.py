@@ -86,7 +86,7 @@ def apply(work: Work, c_L: Tensor | None, b_L: Tensor) -> None:
         bucket.written.note()
 
 
-def look_ahead(works: Sequence[Work], rule: Rule, options: Sequence[RowOptions], gate: Gate) -> None:
+def look_ahead(works: Sequence[Work], options: Sequence[RowOptions], gate: Gate) -> None:
     """Look at the gradients of all buckets of a device, as far as the gate needs it before a step."""
     if not gate.looks:
         return
@@ -94,6 +94,7 @@ def look_ahead(works: Sequence[Work], rule: Rule, options: Sequence[RowOptions],
     shared: Shared | None = None
     for work, own in zip(works, options, strict=True):
         with _on(work):
+            rule = work.rule
             bucket = _bucket(work, rule, own)
             bucket.send(work, rule.constants(own.min_rms), own, rule_choices(rule)[0], gate.max_norm)
             bucket.looked = look_at_gradients(bucket, columns, gate, len(own.rates), shared)
@@ -101,9 +102,10 @@ def look_ahead(works: Sequence[Work], rule: Rule, options: Sequence[RowOptions],
 
 
 def step(
-    work: Work, rule: Rule, options: RowOptions, columns: tuple[str, ...], constants: Constants, gate: Gate
+    work: Work, options: RowOptions, columns: tuple[str, ...], constants: Constants, gate: Gate
 ) -> tuple[Tensor, Coefficients, Tensor]:
     with _on(work):
+        rule = work.rule
         bucket = _bucket(work, rule, options)
         numbers, choices = rule_choices(rule)
         if bucket.looked is None:  # else they have been sent
