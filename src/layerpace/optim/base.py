@@ -28,7 +28,7 @@ from layerpace.engine.support import real, real_shape, step_device
 from layerpace.layers import Exclude, ParameterLayers, Segments
 from layerpace.layers.describing import all_described, check_globs, describe_again, describe_group
 from layerpace.optim.compiling import OpaqueOptimizer, opaque
-from layerpace.optim.methods import direction_kind, merge_saved, option_names, rule_of, take_method
+from layerpace.optim.methods import VELOCITY, direction_kind, merge_saved, option_names, rule_of, take_method
 from layerpace.optim.options import (
     deep_copy,
     default_exclude,
@@ -235,6 +235,8 @@ class Layerwise(OpaqueOptimizer):
         """Raise for values out of range, and for options that a group cannot have; other keys are the user's."""
         refused = of_the_whole(self.rule) - self.defaults.keys() - {"direction", "rule"}
         refused -= set(option_names(direction_kind(group, self.direction)))
+        if "direction" in group and self._has_velocity:
+            refused -= VELOCITY.keys()
         for key in group:
             if key in refused:
                 raise TypeError(
