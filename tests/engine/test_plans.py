@@ -552,7 +552,6 @@ class Fused:
     def step(
         self,
         work: Work,
-        rule: Rule,
         layers: Layers,
         excluded_L: Tensor | None,
         columns: tuple[str, ...],
@@ -563,7 +562,7 @@ class Fused:
             return None
         rows = reference.accumulate(work, columns, constants)
         assert len(rows) == work.rows == len(layers.lr) == len(layers.n)
-        result = rule(Table(rows, columns), layers, {})
+        result = work.rule(Table(rows, columns), layers, {})
         if excluded_L is not None:
             result = Coefficients(
                 c=None if result.c is None else torch.where(excluded_L, 0.0, result.c),

@@ -312,9 +312,12 @@ def test_every_optimizer_takes_groups_with_methods_of_their_own() -> None:
         for optimizer in two:
             optimizer.step()
     torch.testing.assert_close(a.weights(), b.weights(), rtol=1e-9, atol=1e-12)
-    layca = lp.Layca([{"params": a.params[:3]}, {"params": a.params[3:], **rest, "momentum": 0.9}], lr=0.01)
+    layca = lp.Layca([{"params": a.params[:3]}, {"params": a.params[3:], **rest}], lr=0.01)
     a.train(layca, 1)
-    assert len(layca.state[a.params[0]]) == 2  # a count of steps and a norm: no velocity
+    assert set(layca.state[a.params[0]]) == {"step", "initial_norm"}
+    assert set(layca.state[a.params[3]]) == {"step", "exp_avg", "exp_avg_sq"}
+    with pytest.raises(ValueError, match=r"momentum=0.9 after the rule is not for this optimizer.*group 1"):
+        lp.Layca([{"params": a.params[:3]}, {"params": a.params[3:], **rest, "momentum": 0.9}], lr=0.01)
 
 
 def test_a_group_without_momentum_takes_none_from_the_optimizers_direction() -> None:

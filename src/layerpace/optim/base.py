@@ -291,7 +291,7 @@ class Layerwise(OpaqueOptimizer):
                 "state_dtype='bf16' cannot hold a centered RMSProp, whose variance is the small difference of two "
                 "averages and would become negative: pass 'fp32'"
             )
-        if "momentum" not in group or "momentum" in direction.options():
+        if not self._has_velocity or "momentum" not in group or "momentum" in direction.options():
             return direction, None
         momentum, nesterov = check_number("momentum", group["momentum"], 0, 1, open_high=True), group["nesterov"]
         dampening = momentum if group["dampening"] is None else check_number("dampening", group["dampening"], 0, 1)
