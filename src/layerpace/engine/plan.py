@@ -115,6 +115,7 @@ class Part:
         counted_here: the buckets whose steps the host counts, or asks the device to count before anything else.
         rules: what rules there are, and which rows each has.
         columns: of the table: what the rules read.
+        places: {columns of a rule: int64, their places among those}.
         excluded_L: bool [rows], layers that have the identity in the place of the rule; None: there are none.
         scale: the factor on every gradient in this step, float64 []; None: one.
         ok_L: bool [rows], the layers that take this step; None: all do.
@@ -146,6 +147,8 @@ class Part:
         self.rows = Rows(entries, self.kinds, buckets, device)
         self.rules = self._rule_rows()
         self.columns = tuple(dict.fromkeys(name for own in self.rules for name in own.rule.columns()))
+        # On the device once: a step makes no index there.
+        self.places = {columns: self._places(columns) for columns in {own.rule.columns() for own in self.rules}}
         self.by_device = self.rows.sharing is None and _knows(self.works)
         self.counted_here = [work for work in self.works if self._counts_here(work)]
         self.n = _vector(self.rows.n, torch.float64, device)
@@ -187,6 +190,10 @@ class Part:
             at = torch.tensor(rows, dtype=torch.int64, device="cpu").to(self.device)
             found.append(RuleRows(rule, kind, at, states, cuts))
         return found
+
+    def _places(self, columns: tuple[str, ...]) -> Tensor:
+        at = [self.columns.index(name) for name in columns]
+        return torch.tensor(at, dtype=torch.int64, device="cpu").to(self.device)
 
     def _is_gated(self, scaling: Scaling) -> bool:
         return self.settings.nonfinite == "skip" or scaling.found_inf is not None or self.may_be_phantom

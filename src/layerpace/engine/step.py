@@ -200,7 +200,7 @@ def _in_phases(part: Part, layers: Layers, pieces: Sequence[Layers]) -> tuple[Ta
         found = work.backend.accumulate(work, columns, _constants(part, work))
         if columns != part.columns:
             wide = torch.zeros(work.rows, width, dtype=torch.float64, device=part.device)
-            found = wide.index_copy_(1, _places(columns, part), found)
+            found = wide.index_copy_(1, part.places[columns], found)
         sums.append(found)
     values = rows.add(torch.cat(sums))
     t = [work.t for work in part.works] + [absent.t for absent in rows.absent]
@@ -213,10 +213,6 @@ def _in_phases(part: Part, layers: Layers, pieces: Sequence[Layers]) -> tuple[Ta
         assert ratio_L is not None
         _apply(work, own, c_L, b_L, ratio_L)
     return Table(values, part.columns), coefficients
-
-
-def _places(columns: Sequence[str], part: Part) -> Tensor:
-    return torch.tensor([part.columns.index(name) for name in columns], device="cpu").to(part.device)
 
 
 def _by_rule(part: Part, values: Tensor, layers: Layers, first: Tensor | None) -> Coefficients:
@@ -237,7 +233,7 @@ def _by_rule(part: Part, values: Tensor, layers: Layers, first: Tensor | None) -
         assert own.rows is not None
         columns = own.rule.columns()
         taken = values.index_select(0, own.rows)
-        table = Table(taken if columns == part.columns else taken.index_select(1, _places(columns, part)), columns)
+        table = Table(taken if columns == part.columns else taken.index_select(1, part.places[columns]), columns)
         n, lr, decay, undecayed = map(own.take, (layers.n, layers.lr, layers.weight_decay, layers.undecayed))
         of_rule = replace(layers, n=n, lr=lr, weight_decay=decay, undecayed=undecayed)
         masks = [None if mask is None else own.take(mask) for mask in (first, part.ok_L, part.excluded_L)]
