@@ -373,3 +373,22 @@ def test_monitors_read_each_groups_rule() -> None:
         torch.testing.assert_close(values, expected[name], rtol=1e-6, atol=0, equal_nan=True, msg=name)
     assert torch.isnan(found["trust_ratio"][:, 1]).all()  # of the identity
     assert not torch.isnan(found["trust_ratio"][:, 0]).any()
+
+
+# A module in the place of parameters
+
+
+@pytest.mark.parametrize("cls", [lp.LAMB, lp.LAMBC, lp.LARS, lp.Layca, lp.PercentDelta, lp.Layerwise])
+def test_a_module_stands_for_its_named_parameters(cls: Any) -> None:
+    options = {"lr": 0.1} | ({"direction": "sgd", "rule": "identity"} if cls is lp.Layerwise else {})
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    names = [name for name, _ in model.named_parameters()]
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    for module in (model, torch.nn.DataParallel(model), torch.compile(model), averaged):
+        optimizer = cls(module, **options)
+        assert optimizer.param_groups[0]["param_names"] == names
+    assert optimizer.param_groups[0]["params"][0] is next(averaged.parameters())
+    assert cls(model, **options).param_groups[0]["params"][0] is model[0].weight
+    assert [cut.name for cut in cls(model, **options, exclude="1.*").layers.values() if cut.excluded] == names[2:]
+    with pytest.raises(ValueError, match="the module Tanh has no parameters"):
+        cls(torch.nn.Tanh(), **options)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self, SupportsIndex
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from layerpace import directions, rules
@@ -33,6 +33,7 @@ from layerpace.optim.options import (
     deep_copy,
     default_exclude,
     direction_of,
+    of_module,
     of_the_whole,
     own_numbers,
     rate,
@@ -59,12 +60,13 @@ class Layerwise(OpaqueOptimizer):
     left it, times the scale; to read or to clip gradients, call ``scaler.unscale_(optimizer)`` before, as with torch.
 
     Args:
-        params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer. A group may have values of
-            its own for ``lr``, ``lr_multiplier``, ``weight_decay``, ``decoupled_weight_decay``, ``maximize``,
-            ``momentum``, ``dampening``, ``nesterov`` and the direction's options, and an ``exclude`` (a bool too)
-            and ``segments`` (parts too). A group may also have a method of its own: ``direction`` and ``rule``, each an
-            instance or a name, with their options beside them. Other keys are the user's, unless they are options of
-            this optimizer's rule.
+        params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer; or a module, for all of its
+            parameters, named as the model inside of wrappers names them. A group may have values of its own for
+            ``lr``, ``lr_multiplier``, ``weight_decay``, ``decoupled_weight_decay``, ``maximize``, ``momentum``,
+            ``dampening``, ``nesterov`` and the direction's options, and an ``exclude`` (a bool too) and ``segments``
+            (parts too). A group may also have a method of its own: ``direction`` and ``rule``, each an instance or a
+            name, with their options beside them. Other keys are the user's, unless they are options of this optimizer's
+            rule.
         direction: an instance such as ``layerpace.directions.RAdam()``, or a name.
         rule: an instance such as ``layerpace.rules.TrustRatio(clip=1.0)``, or a name.
         lr: learning rate, >= 0; its unit is the rule's. A number or a tensor with one element. Other numbers may be
@@ -132,7 +134,7 @@ class Layerwise(OpaqueOptimizer):
     @opaque
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         *,
         direction: str | Direction,
         rule: str | Rule,
@@ -192,7 +194,7 @@ class Layerwise(OpaqueOptimizer):
                 f"lr_in_velocity={lr_in_velocity!r} are for momentum after the rule, and the direction "
                 f"{type(self.direction).__name__} has momentum of its own before it: set that in the direction"
             )
-        super().__init__(params, own_numbers(defaults | options))
+        super().__init__(of_module(params), own_numbers(defaults | options))
         check_globs(self.param_groups, self._exclude, self._segments)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal, Self, Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from layerpace.directions import Adam
@@ -41,7 +41,7 @@ class LAMB(Layerwise):
     phi(||w||) = max(||w||, min_rms*sqrt(n)).
 
     Args:
-        params: as for any torch optimizer.
+        params: as for any torch optimizer, or a module; see `Layerwise`.
         lr: the share of its norm by which a layer moves, >= 0.
         betas: (beta1, beta2), each in [0, 1).
         eps: >= 0.
@@ -69,7 +69,7 @@ class LAMB(Layerwise):
 
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         lr: float | Tensor = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -140,7 +140,7 @@ class LAMBC(LAMB):
 
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         lr: float | Tensor = 1e-3,
         *,
         trust_clip: Clip = 1.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal, Self, Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from layerpace.directions import SGD
@@ -32,7 +32,7 @@ class LARS(Layerwise):
     ``lr_in_velocity=False``.
 
     Args:
-        params: as for any torch optimizer.
+        params: as for any torch optimizer, or a module; see `Layerwise`.
         lr: learning rate, >= 0. With the default trust coefficient of 1e-3 a layer moves by about lr/1000 of its
             norm in a step before momentum: good rates are far above SGD's.
         momentum: mu, in [0, 1).
@@ -62,7 +62,7 @@ class LARS(Layerwise):
 
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         lr: float | Tensor,
         *,
         momentum: float = 0.9,

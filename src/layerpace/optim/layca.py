@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from layerpace import directions
@@ -51,7 +51,7 @@ class Layca(Layerwise):
 
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         lr: float | Tensor = 3**-3,
         *,
         direction: str | Direction = "sgd",

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, TypedDict, TypeVar
 
 import torch
-from torch import Tensor
-from torch.optim.optimizer import Optimizer
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from layerpace import directions, rules
 from layerpace.directions import Direction
@@ -18,6 +18,7 @@ from layerpace.engine.common.checks import is_plain, pair, plain, read_number
 from layerpace.engine.common.fake import has_values
 from layerpace.engine.entries import Settings
 from layerpace.layers import Exclude, Segments, is_vector
+from layerpace.layers.wrappers import named_parameters
 from layerpace.optim.methods import to_plain
 from layerpace.rules import Rule
 
@@ -60,6 +61,20 @@ def of_the_whole(rule: Rule) -> frozenset[str]:
     if isinstance(rule, rules.TrustRatio):
         names |= {"trust_coefficient", "trust_clip", "decay_in_norm"}
     return frozenset(names - {"capturable"})
+
+
+def of_module(params: ParamsT | nn.Module) -> ParamsT:
+    """What an optimizer of torch takes: of a module its named parameters, anything else as it is.
+
+    Raises:
+        ValueError: the module has no parameters.
+    """
+    if not isinstance(params, nn.Module):
+        return params
+    named = list(named_parameters(params))
+    if not named:
+        raise ValueError(f"the module {type(params).__name__} has no parameters to optimize")
+    return named
 
 
 def own_numbers(group: Mapping[str, Any]) -> dict[str, Any]:

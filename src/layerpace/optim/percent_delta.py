@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from layerpace import rules
@@ -29,7 +29,7 @@ class PercentDelta(Layerwise):
     in all (9 steps at 0.9). The paper's schedule ends at a floor above 0, `layerpace.schedules.linear_decay`.
 
     Args:
-        params: as for any torch optimizer.
+        params: as for any torch optimizer, or a module; see `Layerwise`.
         lr: the share of eq. 6, eta*gamma(t), >= 0; see `layerpace.schedules.linear_decay` for gamma.
         momentum: mu, in [0, 1).
         dampening: in [0, 1]; None: equal to momentum.
@@ -51,7 +51,7 @@ class PercentDelta(Layerwise):
 
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         lr: float | Tensor = 0.03,
         *,
         momentum: float = 0.9,
