@@ -8,9 +8,10 @@ from layerpace.layers.base import Exclude, ParameterLayers, Segments
 from layerpace.layers.describing import describe
 from layerpace.layers.matching import matching
 from layerpace.layers.rates import multiplier, prioritize
+from layerpace.layers.roles import ROLES, Role, Roles, by_role, roles
 from layerpace.layers.selection import excluded, is_vector, segment_sizes
 
 __all__ = [
-    "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "matching", "multiplier",
-    "prioritize", "segment_sizes",
+    "ROLES", "Exclude", "ParameterLayers", "Role", "Roles", "Segments", "by_role", "describe", "excluded", "is_vector",
+    "matching", "multiplier", "prioritize", "roles", "segment_sizes",
 ]  # fmt: skip

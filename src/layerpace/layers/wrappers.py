@@ -61,6 +61,14 @@ def plain_names(model: nn.Module) -> Callable[[str], str]:
     return of
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of all wrappers."""
+    words = _words()
+    while (word := _word(module, words)) is not None and module._modules.get(word) is not None:
+        module = module._modules[word]  # type: ignore[assignment]
+    return module
+
+
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters as the model inside of all wrappers names them; a wrapper's own, as of FSDP1, come first."""
     words = _words()
