@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"
+FSDP2 = "torch.distributed.fsdp", "FSDPModule"  # no wrapper: a class that the module is given
 
 # (module, class) -> the attribute that holds what is wrapped. A library that nobody has imported has wrapped nothing.
 WRAPPERS = {
@@ -59,6 +60,14 @@ def plain_names(model: nn.Module) -> Callable[[str], str]:
         return f"{place}.{last}" if place else last
 
     return of
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of all wrappers."""
+    words = _words()
+    while (word := _word(module, words)) is not None and module._modules.get(word) is not None:
+        module = module._modules[word]  # type: ignore[assignment]
+    return module
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
