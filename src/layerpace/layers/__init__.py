@@ -5,12 +5,13 @@ dimension 0 into layers of their own (the three parts of a fused QKV matrix, sta
 """
 
 from layerpace.layers.base import Exclude, ParameterLayers, Segments
+from layerpace.layers.by_depth import decay
 from layerpace.layers.describing import describe
 from layerpace.layers.matching import matching
 from layerpace.layers.rates import multiplier, prioritize
 from layerpace.layers.selection import excluded, is_vector, segment_sizes
 
 __all__ = [
-    "Exclude", "ParameterLayers", "Segments", "describe", "excluded", "is_vector", "matching", "multiplier",
+    "Exclude", "ParameterLayers", "Segments", "decay", "describe", "excluded", "is_vector", "matching", "multiplier",
     "prioritize", "segment_sizes",
 ]  # fmt: skip
