@@ -44,6 +44,7 @@ LOADS = "tests/optim/test_saving.py tests/optim/test_loading.py"
 SHARDED = "tests/distributed/test_training.py tests/distributed/test_options.py tests/distributed/test_saving.py"
 MONITORS = "tests/monitors"
 RATES = "tests/layers/test_rates.py"
+MUP = "tests/layers/test_mup.py"
 
 MUTANTS = (
     # Rules and clips
@@ -449,6 +450,27 @@ MUTANTS = (
         "start = rate.clone() if isinstance(rate, Tensor) else rate",
         "start = rate",
         RATES,
+    ),
+    Mutant(
+        "muP's SGD without the fan-out",
+        "layers/by_width.py",
+        "else n_out / n_in",
+        "else 1 / n_in",
+        MUP,
+    ),
+    Mutant(
+        "muP scales a divided head again",
+        "layers/by_width.py",
+        "n_in, n_out = 1.0, n_out * n_in",
+        "pass",
+        MUP,
+    ),
+    Mutant(
+        "muP keeps weight decay instead of its product with lr",
+        "layers/groups.py",
+        "decay / one.scale if keep_product else decay",
+        "decay",
+        MUP,
     ),
 )
 

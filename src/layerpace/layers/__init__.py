@@ -6,6 +6,7 @@ dimension 0 into layers of their own (the three parts of a fused QKV matrix, sta
 
 from layerpace.layers.base import Exclude, ParameterLayers, Segments
 from layerpace.layers.by_depth import decay
+from layerpace.layers.by_width import mup
 from layerpace.layers.describing import describe
 from layerpace.layers.matching import matching
 from layerpace.layers.rates import multiplier, prioritize
@@ -13,5 +14,5 @@ from layerpace.layers.selection import excluded, is_vector, segment_sizes
 
 __all__ = [
     "Exclude", "ParameterLayers", "Segments", "decay", "describe", "excluded", "is_vector", "matching", "multiplier",
-    "prioritize", "segment_sizes",
+    "mup", "prioritize", "segment_sizes",
 ]  # fmt: skip
