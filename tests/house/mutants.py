@@ -43,6 +43,8 @@ SEMANTICS = "tests/optim/test_semantics.py tests/optim/test_citizenship.py"
 LOADS = "tests/optim/test_saving.py tests/optim/test_loading.py"
 SHARDED = "tests/distributed/test_training.py tests/distributed/test_options.py tests/distributed/test_saving.py"
 MONITORS = "tests/monitors"
+RATES = "tests/layers/test_rates.py"
+MUP = "tests/layers/test_mup.py"
 
 MUTANTS = (
     # Rules and clips
@@ -398,6 +400,77 @@ MUTANTS = (
         "    return [finding]",
         "    return []",
         MONITORS,
+    ),
+    # Rates by layer
+    Mutant(
+        "a frozen last layer shifts the rates",
+        "layers/by_depth.py",
+        "last = max(placed, default=0)",
+        "last = max((k for k, params in placed.items() if any(p.requires_grad for _, p in params)), default=0)",
+        RATES,
+    ),
+    Mutant(
+        "blocks numbered as registered",
+        "layers/by_depth.py",
+        "order = forward_order(inner, example_input)",
+        "order = forward_order(inner, None)",
+        RATES,
+    ),
+    Mutant(
+        "what lies between two blocks goes to the head",
+        "layers/by_depth.py",
+        "elif place > end:",
+        "elif depths and depths[-1]:",
+        RATES,
+    ),
+    Mutant(
+        "stages taken for blocks",
+        "layers/blocks.py",
+        "elif self.are_stages(again):",
+        "elif False:",
+        RATES,
+    ),
+    Mutant(
+        "experts taken for blocks",
+        "layers/blocks.py",
+        "return len(shapes) == len(siblings) and 2 * sum(staged) > len(siblings)",
+        "return any(staged)",
+        RATES,
+    ),
+    Mutant(
+        "the scale stands in lr and in lr_scale",
+        "layers/groups.py",
+        "rate = lr * 1.0 if lr_scale else lr * scale",
+        "rate = lr * scale",
+        RATES,
+    ),
+    Mutant(
+        "groups share the tensor of their rate",
+        "layers/groups.py",
+        "start = rate.clone() if isinstance(rate, Tensor) else rate",
+        "start = rate",
+        RATES,
+    ),
+    Mutant(
+        "muP's SGD without the fan-out",
+        "layers/by_width.py",
+        "else n_out / n_in",
+        "else 1 / n_in",
+        MUP,
+    ),
+    Mutant(
+        "muP scales a divided head again",
+        "layers/by_width.py",
+        "n_in, n_out = 1.0, n_out * n_in",
+        "pass",
+        MUP,
+    ),
+    Mutant(
+        "muP keeps weight decay instead of its product with lr",
+        "layers/groups.py",
+        "decay / one.scale if keep_product else decay",
+        "decay",
+        MUP,
     ),
 )
 

@@ -28,6 +28,7 @@ EXAMPLES = {
     "globs where a trainer makes the groups": ("docs/trainers.md", 0),
     "settings of transformers": ("docs/trainers.md", 1),
     "a factory for transformers": ("docs/trainers.md", 2),
+    "rates by layer": ("docs/trainers.md", 3),
     "a rule of one's own": ("docs/derivations.md", 0),
     "tensors that start at zero": ("docs/zero-initialised.md", 0),
 }

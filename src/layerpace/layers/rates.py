@@ -1,15 +1,14 @@
-"""Learning rates by layer."""
+"""Learning rates by layer, as the layer-rotation paper spreads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layerpace.engine.common.checks import check_number
-from layerpace.layers.base import is_lazy
+from layerpace.layers.groups import check_lr, with_rate
+from layerpace.layers.order import Named, forward_order, layer_numbers, owned
 
 
 def multiplier(index: int, count: int, alpha: float) -> float:
@@ -24,12 +23,15 @@ def multiplier(index: int, count: int, alpha: float) -> float:
     return float((1 - alpha) ** (5 * (1 - depth)) if alpha > 0 else (1 + alpha) ** (5 * depth))
 
 
-def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> list[dict[str, Any]]:
-    """Param groups whose ``lr_multiplier`` falls or rises with depth (layer-rotation paper, eq. 1; figure 12).
+def prioritize(
+    model: nn.Module, alpha: float, example_input: Any = None, lr: float | Tensor | None = None
+) -> list[dict[str, Any]]:
+    """Param groups whose rate falls or rises with depth (layer-rotation paper, eq. 1; figure 12).
 
     Layers are the modules that hold a tensor with two or more dimensions, in forward order; a bias has the
-    multiplier of its module, a module with vectors only (a normalisation) that of the layer before it. Our
-    optimizers multiply a group's lr by its ``lr_multiplier``; those of torch do not know the key.
+    multiplier of its module, a module with vectors only (a normalisation) that of the layer before it (see
+    `multiplier`). Our optimizers multiply a group's lr by its ``lr_multiplier``; those of torch do not know the key,
+    and obey an ``lr`` that has the multiplier in it.
 
     Args:
         model: the network.
@@ -38,12 +40,16 @@ def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> lis
         example_input: what the model's forward takes, a tensor, a tuple of positional arguments or a dict of
             keyword arguments: one pass without gradients measures the order of the layers. None: the order in
             which the modules were registered, which need not be the order of the computation.
+        lr: None: groups have an ``lr_multiplier``. A rate > 0 (a number or a tensor with one element), that of the
+            fastest layer: groups have ``lr`` and ``initial_lr`` instead, for any torch optimizer and scheduler; see
+            `decay` about these.
 
     Returns:
-        One group for each multiplier, first layer first, with named parameters.
+        One group for each multiplier, first layer first, with named parameters; with ``lr`` the multiplier is its
+        "rate_scale".
 
     Raises:
-        ValueError: alpha out of range, or a model without such layers.
+        ValueError: alpha or lr out of range, or a model without such layers.
 
     Example:
         >>> import torch, layerpace as lp
@@ -51,65 +57,22 @@ def prioritize(model: nn.Module, alpha: float, example_input: Any = None) -> lis
         >>> [round(group["lr_multiplier"], 4) for group in lp.layers.prioritize(net, -0.5)]
         [1.0, 0.0312]
         >>> optimizer = lp.Layca(lp.layers.prioritize(net, -0.5), lr=0.01)
+        >>> optimizer = torch.optim.SGD(lp.layers.prioritize(net, -0.5, lr=0.8))
+        >>> [round(group["lr"], 4) for group in optimizer.param_groups]
+        [0.8, 0.025]
+
+    Reference: "Layer rotation: a surprisingly simple indicator of generalization in deep networks?", 2019.
     """
     alpha = check_number("alpha", alpha, -1, 1)
-    modules = _forward_order(model, example_input)
-    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
-    if lazy:
-        raise ValueError(
-            f"{', '.join(lazy[:5])} of a lazy module have no shape yet, which tells what a layer is: "
-            "pass example_input, or call the model once before"
-        )
-    names = {id(p): name for name, p in model.named_parameters()}
-    seen: set[int] = set()
-    owned: list[list[tuple[str, nn.Parameter]]] = []
-    for module in modules:
-        fresh = [p for p in module.parameters(recurse=False) if id(p) not in seen]
-        seen.update(id(p) for p in fresh)
-        owned.append([(names[id(p)], p) for p in fresh])
-    is_layer = [any(p.ndim >= 2 for _, p in params) for params in owned]
-    count = sum(is_layer)
-    if count == 0:
+    lr = None if lr is None else check_lr(lr)
+    parts = owned(forward_order(model, example_input), {p: name for name, p in model.named_parameters()})
+    if not any(p.ndim >= 2 for part in parts for _, p in part):
         raise ValueError("the model has no tensor with two or more dimensions, so there is no layer to prioritize")
-    groups: dict[float, list[tuple[str, nn.Parameter]]] = {}
-    index = -1
-    for params, layer in zip(owned, is_layer, strict=True):
-        index += layer
-        if params:
-            groups.setdefault(multiplier(max(index, 0), count, alpha), []).extend(params)
-    return [{"params": params, "lr_multiplier": value} for value, params in groups.items()]
-
-
-def _forward_order(model: nn.Module, example_input: Any) -> list[nn.Module]:
-    """Modules that own parameters, in the order of their first call.
-
-    One that is never called (attention reads the weights of its output projection without calling it) follows the
-    one that was registered before it.
-    """
-    owners = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-    if example_input is None:
-        return owners
-    called: list[nn.Module] = []
-
-    def note(module: nn.Module, args: Any) -> None:
-        if module not in called:
-            called.append(module)
-
-    hooks = [module.register_forward_pre_hook(note) for module in owners]
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()
-            if isinstance(example_input, Mapping):
-                model(**example_input)
-            else:
-                model(*(example_input if isinstance(example_input, tuple) else (example_input,)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in training.items():
-            module.training = mode
-    for position, module in enumerate(owners):
-        if module not in called:
-            called.insert(called.index(owners[position - 1]) + 1 if position else 0, module)
-    return called
+    numbers = layer_numbers(parts)
+    groups: dict[float, Named] = {}
+    for part, number in zip(parts, numbers, strict=True):
+        if part:
+            groups.setdefault(multiplier(number, numbers[-1] + 1, alpha), []).extend(part)
+    if lr is None:
+        return [{"params": params, "lr_multiplier": value} for value, params in groups.items()]
+    return [{"params": params, **with_rate(lr, value)} for value, params in groups.items()]

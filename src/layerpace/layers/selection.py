@@ -36,10 +36,10 @@ def excluded(exclude: Exclude, name: str, param: Tensor) -> bool:
     return any(matches(pattern, name, "exclude") for pattern in globs_of(exclude))
 
 
-def globs_of(patterns: Any) -> tuple[str, ...]:
+def globs_of(patterns: Any, argument: str = "exclude") -> tuple[str, ...]:
     globs = (patterns,) if isinstance(patterns, str) else tuple(patterns) if isinstance(patterns, Sequence) else None
     if globs is None or not all(isinstance(glob, str) for glob in globs):
-        raise TypeError(f"exclude must be None, a bool, a glob, a list of globs or a predicate, got {patterns!r}")
+        raise TypeError(f"{argument} must be None, a bool, a glob, a list of globs or a predicate, got {patterns!r}")
     return globs
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"
+FSDP2 = "torch.distributed.fsdp", "FSDPModule"  # no wrapper: a class that the module is given
 
 # (module, class) -> the attribute that holds what is wrapped. A library that nobody has imported has wrapped nothing.
 WRAPPERS = {
