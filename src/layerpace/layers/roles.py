@@ -285,7 +285,8 @@ def _roles(model: nn.Module, example_input: Any) -> Iterator[Role]:
         also = tuple(other for other in names.get(param, ()) if other != name)
         entry = Role(name, param, "hidden", "", also=also)
         use, own = graph.uses.get(param), owners.get(param, [])
-        yield _judged(entry, use, own, graph, param is first, param is last, param is outputs)
+        ends = param is first, param is last and outputs is None  # else the model has said which its head is
+        yield _judged(entry, use, own, graph, *ends, param is outputs)
 
 
 def _names(model: nn.Module) -> dict[Tensor, tuple[str, ...]]:

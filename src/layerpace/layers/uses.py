@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerpace.layers.wrappers import unwrapped
+from layerpace.layers.wrappers import FSDP2, is_a, unwrapped
 
 # What leaves the entries of a weight as they are: what is behind such a node is the operand.
 PASSES = (
@@ -109,6 +109,8 @@ def _recording(model: nn.Module) -> Iterator[None]:
             param.requires_grad_(False)
         for module, mode in modes.items():
             module.training = mode
+            if is_a(module, FSDP2):  # whose outermost parameters stay whole until a backward pass
+                module.reshard()  # type: ignore[operator]
 
 
 def main_outputs(outputs: Any) -> Iterator[Tensor]:
