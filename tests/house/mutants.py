@@ -37,7 +37,7 @@ class Mutant:
     tests: str
 
 
-PAPERS = "tests/optim/test_papers.py tests/rules/test_rules.py"
+PAPERS = "tests/optim/test_papers.py tests/rules/test_rules.py tests/optim/test_presets.py"
 PARITY = "tests/optim/test_torch_parity.py"
 SEMANTICS = "tests/optim/test_semantics.py tests/optim/test_citizenship.py"
 LOADS = "tests/optim/test_saving.py tests/optim/test_loading.py"
