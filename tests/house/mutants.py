@@ -37,7 +37,7 @@ class Mutant:
     tests: str
 
 
-PAPERS = "tests/optim/test_papers.py tests/rules/test_rules.py"
+PAPERS = "tests/optim/test_papers.py tests/rules/test_rules.py tests/optim/test_presets.py"
 PARITY = "tests/optim/test_torch_parity.py"
 SEMANTICS = "tests/optim/test_semantics.py tests/optim/test_citizenship.py"
 LOADS = "tests/optim/test_saving.py tests/optim/test_loading.py"
@@ -246,7 +246,7 @@ MUTANTS = (
         "engine/step.py",
         "        b_L = ratio_L\n",
         "",
-        SEMANTICS + " " + PARITY,
+        "tests/fused/test_agreement.py",
     ),
     Mutant(
         "a velocity without dampening",
@@ -296,7 +296,7 @@ MUTANTS = (
         "engine/numerics/precision.py",
         "torch.where(master.to(param.dtype) == param, master, w)",
         "master",
-        "tests/engine/test_low_precision.py",
+        "tests/engine/test_low_precision.py tests/fused/test_tensors.py",
     ),
     Mutant(
         "the L1 sum of u for that of w",
@@ -314,9 +314,15 @@ MUTANTS = (
         "engine/sharding/shards.py",
         "for k in plain + [k for k in reversed(numbers)",
         "for k in [*reversed(plain)] + [k for k in numbers",
-        SHARDED,
+        "tests/distributed/test_places.py",
     ),
-    Mutant("pending gradients not added up", "engine/sharding/shards.py", "    add_up(flat, group)\n", "", SHARDED),
+    Mutant(
+        "pending gradients not added up",
+        "engine/sharding/shards.py",
+        "    add_up(flat, group)\n",
+        "",
+        "tests/distributed/test_real.py",
+    ),
     Mutant(
         "rows elsewhere do not count steps", "engine/step.py", "        steps.add_(1.0)\n", "        pass\n", SHARDED
     ),

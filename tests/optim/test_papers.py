@@ -31,19 +31,24 @@ class Method:
     oracle_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def on_reference(cls: Callable[..., lp.Layerwise], **options: Any) -> Callable[..., lp.Layerwise]:
+    """The backend that defines the meaning; tests/fused/test_oracles.py has the fused one take the same steps."""
+    return functools.partial(cls, backend="reference", **options)
+
+
 def layca_with(name: str, lr: float, direction: Any, oracle: Callable[..., torch.Tensor]) -> Method:
     return Method(
-        functools.partial(lp.Layca, **direction),
+        on_reference(lp.Layca, **direction),
         functools.partial(layca.step, direction=oracle),
         lr,
     )
 
 
 METHODS: dict[str, Method] = {
-    "lars": Method(lp.LARS, lars.step, 2.0),
-    "lamb": Method(lp.LAMB, lamb.step, 0.01),
-    "lambc": Method(lp.LAMBC, lamb.step, 0.01, oracle_options={"trust_clip": 1.0}),
-    "percent_delta": Method(lp.PercentDelta, percent_delta.step, 0.005, adapts_vectors=True),
+    "lars": Method(on_reference(lp.LARS), lars.step, 2.0),
+    "lamb": Method(on_reference(lp.LAMB), lamb.step, 0.01),
+    "lambc": Method(on_reference(lp.LAMBC), lamb.step, 0.01, oracle_options={"trust_clip": 1.0}),
+    "percent_delta": Method(on_reference(lp.PercentDelta), percent_delta.step, 0.005, adapts_vectors=True),
     "layca_sgd": layca_with("sgd", 0.03, {}, directions.sgd),
     "layca_heavy_ball": layca_with("heavy_ball", 0.03, {"momentum": 0.9}, directions.heavy_ball),
     "layca_heavy_ball_object": layca_with(

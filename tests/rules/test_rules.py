@@ -84,7 +84,8 @@ def check(
         adapted=lambda name: rule not in rules.ONE_DIMENSIONAL_EXCLUDED or name in common.MATRICES,
     )
     params = common.parameters(task)
-    optimizer = lp.Layerwise(params.items(), **{"direction": direction, "rule": rule, "lr": LR[rule], **keywords})
+    options = {"direction": direction, "rule": rule, "lr": LR[rule], "backend": "reference", **keywords}
+    optimizer = lp.Layerwise(params.items(), **options)
     got = common.train_library(task, params, optimizer, steps)
     common.assert_same(got, expected, TOLERANCE)
 
