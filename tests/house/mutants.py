@@ -43,6 +43,8 @@ SEMANTICS = "tests/optim/test_semantics.py tests/optim/test_citizenship.py"
 LOADS = "tests/optim/test_saving.py tests/optim/test_loading.py"
 SHARDED = "tests/distributed/test_training.py tests/distributed/test_options.py tests/distributed/test_saving.py"
 MONITORS = "tests/monitors"
+MIXES = "tests/optim/test_mixes.py"
+ROLES = "tests/layers/test_roles.py"
 RATES = "tests/layers/test_rates.py"
 MUP = "tests/layers/test_mup.py"
 
@@ -279,8 +281,8 @@ MUTANTS = (
     Mutant(
         "no warning of layers of zeros",
         "engine/zeros.py",
-        'small & (part.table["uu"] > 0)',
-        'small & (part.table["uu"] < 0)',
+        "small & (uu > 0)",
+        "small & (uu < 0)",
         "tests/engine/test_zeros.py",
     ),
     # Precision
@@ -384,6 +386,79 @@ MUTANTS = (
         "return loss",
         "tests/optim/test_wrap.py",
     ),
+    # A method per group, and roles
+    Mutant(
+        "the optimizer's rule for every group",
+        "optim/methods.py",
+        "return default if own is None else own if",
+        "return default if True else own if",
+        MIXES,
+    ),
+    Mutant(
+        "the optimizer's direction for every group",
+        "optim/methods.py",
+        "    if own is None:\n        return type(default)",
+        "    if True:\n        return type(default)",
+        MIXES,
+    ),
+    Mutant(
+        "a group takes over the other direction's momentum",
+        "optim/methods.py",
+        "group.setdefault(name, value)\n    if group.get",
+        "pass\n    if group.get",
+        MIXES,
+    ),
+    Mutant(
+        "another method's numbers are loaded",
+        "optim/methods.py",
+        "if type(found) is not type(own_rule):",
+        "if False:",
+        MIXES,
+    ),
+    Mutant(
+        "rows of a rule in another order",
+        "engine/step.py",
+        "b_L.index_copy_(0, own.rows, found.b)",
+        "b_L.index_copy_(0, own.rows.flip(0), found.b)",
+        "tests/distributed/test_roles.py",
+    ),
+    Mutant(
+        "a kept plan that does not see that rules part",
+        "engine/buckets.py",
+        " or _rules(signatures) != self.rules:",
+        ":",
+        MIXES,
+    ),
+    Mutant(
+        "monitors read the first rule's columns",
+        "monitors/reading.py",
+        "return own.take(torch.cat([values, sums], 1))",
+        "return own.take(torch.cat([values, 2 * sums], 1))",
+        MIXES + " tests/monitors/test_values.py",
+    ),
+    Mutant(
+        "the last product is like the others",
+        "layers/uses.py",
+        "uses[param].last = True",
+        "uses[param].last = False",
+        ROLES,
+    ),
+    Mutant("products of features count as raw", "layers/uses.py", "use.raw |= not others", "use.raw = True", ROLES),
+    Mutant(
+        "tied heads are heads",
+        "layers/roles.py",
+        'if "embedding" in kinds or (use is not None and use.lookup):',
+        'if "embedding" in kinds and not use:',
+        ROLES,
+    ),
+    Mutant(
+        "frozen parameters are trained",
+        "layers/roles.py",
+        "if not entry.parameter.requires_grad:\n            continue",
+        "if False:\n            continue",
+        ROLES,
+    ),
+    Mutant("guesses are not warned of", "layers/roles.py", "    _warn(found.doubtful)\n", "", ROLES),
     # Monitors
     Mutant(
         "the angle by its cosine alone",

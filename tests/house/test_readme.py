@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,14 @@ class Block(nn.Module):
 
 def test_no_example_of_the_readme_is_left_out() -> None:
     assert len(blocks("README.md")) == sum(path == "README.md" for path, _ in EXAMPLES.values())
+
+
+def test_the_guide_to_roles_runs_from_its_beginning_to_its_end() -> None:
+    known: dict[str, object] = {}
+    for code in blocks("docs/roles.md"):
+        exec(compile(code, "docs/roles.md", "exec"), known)
+    optimizer: Any = known["optimizer"]
+    assert [group.get("direction") for group in optimizer.param_groups] == [None, None, "adam"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -210,3 +210,68 @@ def test_an_unknown_option_lists_all_valid_ones() -> None:
     )
     assert "params" not in listed
     assert "options" not in listed
+
+
+# A method per role
+
+
+def deep() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+def run(net: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for _ in range(4):
+        net.zero_grad()
+        net(inputs).pow(2).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    return [p.detach() for p in net.parameters()]
+
+
+@pytest.mark.parametrize(
+    "others", ["rest=adamw:lr=0.01", "input=adamw:lr=0.01; head=adamw:lr=0.01; vector=adamw:lr=0.01"]
+)
+def test_roles_have_methods_of_their_own(others: str) -> None:
+    method = parse_method(f"layca:lr=0.1; {others}")
+    net, twin = deep(), deep()
+    roles = method.roles(net, lambda: torch.ones(1, 3, dtype=torch.float64))
+    ours = run(net, [method.build(net.named_parameters(), 0.1, roles=roles)])
+    hidden = twin[2].weight
+    rest = [p for p in twin.parameters() if p is not hidden]
+    expected = run(twin, [optim.Layca([hidden], lr=0.1), torch.optim.AdamW(rest, lr=0.01, weight_decay=0.01)])
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert roles is not None
+    table = method.routing(roles)
+    assert table.splitlines()[1].split() == ["hidden", "1", "16", "layca:lr=0.1", "2.weight"]
+    assert "adamw:lr=0.01" in table and method.rates == (0.1,)
+
+
+def test_a_method_by_role_is_told_apart_from_the_same_without() -> None:
+    plain, one, two = (parse_method(spec) for spec in ("lamb", "lamb; rest=sgd", "lamb; rest=sgd:lr=0.1"))
+    assert len({str(sorted(m.options.items())) for m in (plain, one, two)}) == 3
+    assert [m.name for m in (plain, one, two)] == ["lamb"] * 3 and one.title == "LAMB; rest: SGD"
+    assert plain.roles(deep()) is None
+    with pytest.raises(ValueError, match="needs the roles"):
+        one.build(deep().named_parameters(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("lamb; body=sgd", r"'body=sgd' is not ROLE=METHOD; roles are hidden, .*, vector, rest"),
+        ("lamb; hiden=sgd", r"did you mean hidden\?"),
+        ("lamb; sgd", "'sgd' is not ROLE=METHOD"),
+        ("lamb; rest=sgdd", r"unknown method 'sgdd' \(did you mean sgd\?\)"),
+        ("lamb; rest=sgd; rest=adam", "the role 'rest' is there twice"),
+        ("lamb; rest=sgd:lr=0.1/0.2", "rates to try, a schedule and alpha belong to the first method"),
+        ("lamb; rest=sgd:schedule=linear", "belong to the first method"),
+        ("lamb; rest=sgd:wat=1", "sgd has no option 'wat'"),
+    ],
+)
+def test_bad_methods_of_roles_are_refused_in_one_line(spec: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        parse_method(spec)
+    assert "\n" not in str(caught.value)

@@ -467,3 +467,11 @@ def test_a_role_without_a_method_is_an_error() -> None:
         lp.layers.roles(nn.Tanh())
     with pytest.raises(ValueError, match="role must be one of"):
         lp.layers.roles(mlp()).of("rest")
+
+
+def test_the_page_has_the_tables_of_the_families() -> None:
+    from tests.layers.role_tables import MARK, PAGE, tables
+
+    if not lp.layers.roles(transformer("mixtral"), EXAMPLES["mixtral"]()).of("expert"):
+        pytest.skip("this version of transformers keeps experts as modules")
+    assert PAGE.read_text().partition(MARK)[2].strip() == tables().strip(), "python -m tests.layers.role_tables"

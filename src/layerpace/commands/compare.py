@@ -87,6 +87,9 @@ def add(app: App) -> None:
             percent-delta, layca, ..., or DIRECTION+RULE such as radam+trust_ratio. lr=0.001/0.003 gives rates to try.
             Every one has the option alpha, in [-1, 1]: below 0 the first layers train faster, above 0 the last
             (rmsprop: layers.alpha).
+            "METHOD; ROLE=METHOD" gives tensors of a role a method of their own, in one optimizer, and prints which
+            tensor has which role: "layca; rest=adamw:lr=3e-4". Roles are hidden, expert, input, embedding, head,
+            vector; rest is all but hidden and expert.
         lr_grid
             Learning rates to try for every method named without an lr.
         choose

@@ -64,7 +64,7 @@ def add(app: App) -> None:
         dry_run: Annotated[bool, flag] = False,
         json: Annotated[bool, flag] = False,
     ) -> None:
-        """Make many trainings: every combination of methods, rates, seeds, data, or what a search asks for.
+        """Make many runs: every combination of methods, rates, seeds, data, or what a search asks for.
 
         Each run has a folder that is named by a digest of its settings, and is finished once DONE is in it. Started
         again, the command makes what is not finished, and nothing else; a run that was under way goes on from its

@@ -71,6 +71,9 @@ def add(app: App) -> None:
             NAME or NAME:option=value,... with NAME sgd, nesterov, adam, adamw, radam, lars, lamb, lambc,
             percent-delta, layca, ..., or DIRECTION+RULE such as radam+trust_ratio. Every one has the option alpha, in
             [-1, 1]: below 0 the first layers train faster, above 0 the last (rmsprop: layers.alpha).
+            "METHOD; ROLE=METHOD" gives tensors of a role a method of their own, in one optimizer, and prints which
+            tensor has which role: "layca; rest=adamw:lr=3e-4". Roles are hidden, expert, input, embedding, head,
+            vector; rest is all but hidden and expert.
         lr
             Learning rate; by default the one that `layerpace compare` takes.
         data

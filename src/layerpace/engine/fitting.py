@@ -107,7 +107,7 @@ def _broadcasts(by_layer: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def check_direction(direction: Direction, held: Shard, initial: Callable[[], Mapping[str, Tensor]]) -> None:
-    """Raise RuntimeError for a direction of the user's that cannot be had of shards.
+    """Raise RuntimeError for a user's direction that cannot work on shards.
 
     Args:
         direction: of a parameter's group.

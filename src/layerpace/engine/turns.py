@@ -32,7 +32,7 @@ class Turns:
             self._lock.release()
             raise RuntimeError(
                 "step() was called within a step of the same optimizer (by a signal handler, a hook, or a direction or "
-                "rule of one's own), which is half done: note it there, and call step() afterwards"
+                "rule of your own), which is half done: note it there, and call step() afterwards"
             )
         self._thread, self._inside = get_ident(), True
         return self

@@ -5,6 +5,9 @@
                              `schedule=linear` overrides the run's schedule for this method;
                              `alpha=-0.6` multiplies rates by depth (`layerpace.layers.prioritize`)
 
+    METHOD; ROLE=METHOD;...  a method of their own for tensors of a role (`layerpace.layers.roles`), in one optimizer:
+                             "layca:lr=0.03; rest=adamw:lr=3e-4"; "rest" is every role but hidden and expert
+
 An option is a keyword of the optimizer, or a field of its direction or rule ("direction.eps", "rule.eps"
 where both have one). RMSProp has an alpha of its own, its smoothing: there the other one is "layers.alpha".
 Anything else is an error that lists the valid ones.
@@ -32,6 +35,7 @@ from .schedule import Schedule
 
 SHORT = {"clip": "trust_clip", "wd": "weight_decay", "coefficient": "trust_coefficient"}
 ALPHA = "layers.alpha"
+ROLE = "role."  # before the name of a role, among a method's options
 DEFAULT_METHODS = ("sgd", "adam", "lars", "lamb", "lambc", "percent-delta", "layca")
 
 
@@ -144,10 +148,32 @@ class Method:
             groups = layers.prioritize(model, self.options[ALPHA], None if example is None else example())
         return {name: group["lr_multiplier"] for group in groups for name, _ in group["params"]}
 
+    @property
+    def role_specs(self) -> dict[str, str]:
+        """{role: the method that its tensors have}, where that is another than this one."""
+        return {key.removeprefix(ROLE): str(spec) for key, spec in self.options.items() if key.startswith(ROLE)}
+
+    def roles(self, model: nn.Module, example: Callable[[], Any] | None = None) -> layers.Roles | None:
+        """What each parameter is for; None: the method is the same for all of them. See ``multipliers``."""
+        if not self.role_specs:
+            return None
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return layers.roles(model, None if example is None else example())
+
+    def spec_of(self, role: str) -> str:
+        """The method of the tensors of a role, as it is written."""
+        rest = self.role_specs.get(layers.REST) if role not in ("hidden", "expert") else None
+        return self.role_specs.get(role) or rest or self.spec.partition(";")[0].strip()
+
     def build(
-        self, named: Iterable[tuple[str, Tensor]], lr: float, multipliers: Mapping[str, float] | None = None
+        self,
+        named: Iterable[tuple[str, Tensor]],
+        lr: float,
+        multipliers: Mapping[str, float] | None = None,
+        roles: Mapping[str, layers.Role] | None = None,
     ) -> torch.optim.Optimizer:
-        """The optimizer of named parameters, with their `multipliers` if the method has an alpha.
+        """The optimizer of named parameters, with their `multipliers` if the method has an alpha, and their `roles`.
 
         Raises:
             TypeError, ValueError: an option that the optimizer refuses.
@@ -157,7 +183,13 @@ class Method:
         options.update(self.options)
         if options.pop(ALPHA, None) is not None and not multipliers:
             raise ValueError("alpha needs the multipliers of the model's layers: see Method.multipliers")
+        for role in self.role_specs:
+            del options[ROLE + role]
+        if self.role_specs and roles is None:
+            raise ValueError("a method by role needs the roles of the model's tensors: see Method.roles")
         params = grouped(list(named), multipliers or {})
+        if self.role_specs:
+            params = self._by_role(params, roles or {})
         if make is not None:
             return make(params, lr=lr, **options)
         own = {k: v for k, v in options.items() if "." not in k}
@@ -170,6 +202,36 @@ class Method:
             params, direction=direction(**inner["direction"]), rule=rule(**inner["rule"]), lr=lr, **own
         )
 
+    def _by_role(self, params: list[Any], roles: Mapping[str, layers.Role]) -> list[dict[str, Any]]:
+        """Groups that are parted by role, those of other methods with direction, rule and options of their own."""
+        own = self.spec.partition(";")[0].strip()
+        found: list[dict[str, Any]] = []
+        for group in params if params and isinstance(params[0], dict) else [{"params": params}]:
+            parted: dict[str, dict[str, Any]] = {}
+            for name, param in group["params"]:
+                role = roles[name]
+                spec = self.spec_of(role.role)
+                if spec not in parted:
+                    parted[spec] = {**group, **({} if spec == own else group_options(spec)), "params": []}
+                parted[spec]["params"].append((name, param))
+                if role.experts > 1:
+                    parted[spec].setdefault("segments", {})[name] = role.experts
+            found += parted.values()
+        return found
+
+    def routing(self, roles: layers.Roles) -> str:
+        """A table of the roles: how many tensors and entries, an example, and the method of each."""
+        rows = [("role", "tensors", "entries", "method", "such as")]
+        for role in layers.ROLES:
+            of = roles.of(role)
+            if of:
+                doubt = f"; {doubtful} in doubt" if (doubtful := sum(not entry.sure for entry in of)) else ""
+                entries = f"{sum(entry.parameter.numel() for entry in of):,}"
+                rows.append((role, f"{len(of)}{doubt}", entries, self.spec_of(role), of[0].name))
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]) - 1)]
+        cells = [[cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)] for row in rows]
+        return "\n".join("  ".join(row).rstrip() for row in cells)
+
     def check(self, rates: Iterable[float], model: nn.Module, device: str = "cpu") -> None:
         """Raise a UsageError for any value that the optimizer itself refuses for this model.
 
@@ -178,7 +240,7 @@ class Method:
         """
         for lr in rates:
             try:
-                optimizer = self.build(model.named_parameters(), lr, self.multipliers(model))
+                optimizer = self.build(model.named_parameters(), lr, self.multipliers(model), self.roles(model))
                 if device == "cpu":
                     try_out(optimizer, model)
             except FloatingPointError:  # it refuses gradients
@@ -200,6 +262,15 @@ def try_out(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         optimizer.step()
     for param in some:
         param.grad = None
+
+
+def group_options(spec: str) -> dict[str, Any]:
+    """A method as the options of a param group."""
+    method = parse_method(spec)
+    made: Any = method.build([("w", nn.Parameter(torch.ones(1, 1)))], (method.rates or (method.default_lr,))[0])
+    (group,) = made.param_groups
+    options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+    return {**options, "direction": made.direction, "rule": made.rule, "exclude": made._exclude}
 
 
 def grouped(named: list[tuple[str, Tensor]], multipliers: Mapping[str, float]) -> list[Any]:
@@ -283,7 +354,10 @@ def resolve(key: str, valid: list[str]) -> str | None:
 
 def parse_method(spec: str, rates: Mapping[str, float] | None = None) -> Method:
     """Parse one --methods argument; `rates` overrides default learning rates by name."""
-    name, _, text = spec.partition(":")
+    own, *others = split_outside_brackets(spec, ";") or [""]
+    if others:
+        return _with_roles(spec, parse_method(own.strip(), rates), [other.strip() for other in others])
+    name, _, text = own.strip().partition(":")
     entry = named_entry(name)
     valid = valid_options(name)
     options: dict[str, Any] = {}
@@ -315,14 +389,38 @@ def parse_method(spec: str, rates: Mapping[str, float] | None = None) -> Method:
     return Method(spec, name, title, default, given, options, schedule)
 
 
-def split_outside_brackets(text: str) -> list[str]:
-    """Split at commas, except where the next bracket after one closes."""
+def _with_roles(spec: str, own: Method, others: Iterable[str]) -> Method:
+    """A method with those of other roles: "rest=adamw:lr=3e-4", ..."""
+    known = (*layers.ROLES, layers.REST)
+    options, titles = dict(own.options), []
+    for other in others:
+        role, equals, text = other.partition("=")
+        role = role.strip()
+        if not equals or role not in known:
+            raise UsageError(
+                f"--methods {spec}: {other!r} is not ROLE=METHOD{guess(role, known)}; roles are {', '.join(known)}"
+            )
+        if ROLE + role in options:
+            raise UsageError(f"--methods {spec}: the role {role!r} is there twice")
+        method = parse_method(text.strip())
+        if len(method.rates) > 1 or method.schedule is not None or ALPHA in method.options:
+            raise UsageError(
+                f"--methods {spec}: {other!r}: rates to try, a schedule and alpha belong to the first method"
+            )
+        options[ROLE + role] = text.strip()
+        titles.append(f"{role}: {method.title}")
+    title = "; ".join([own.title, *titles])
+    return dataclasses.replace(own, spec=spec, title=title, options=options)
+
+
+def split_outside_brackets(text: str, separator: str = ",") -> list[str]:
+    """Split at commas, or another separator, except where the next bracket after one closes."""
     parts, end, closes = [], len(text), False
     for place in range(len(text) - 1, -1, -1):  # from behind, in one pass: texts of users may be long
         letter = text[place]
         if letter in "([{)]}":
             closes = letter in ")]}"
-        elif letter == "," and not closes:
+        elif letter == separator and not closes:
             parts.append(text[place + 1 : end])
             end = place
     parts.append(text[:end])

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,12 +24,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ..engine.common.printable import printable
+from ..engine.common.printable import printable, printable_lines
 from .compare_plan import Cell, Plan
 
 if TYPE_CHECKING:
+    from .methods import Method
     from .parallel import Team
     from .single import Training
+    from .tasks import Task as TaskOfRuns
 
 
 class ScoreColumn(ProgressColumn):
@@ -45,6 +48,15 @@ def score_text(score: float | None, metric: str) -> str:
     if score is None:
         return "-"
     return f"{100 * score:.1f}%" if metric == "accuracy" else f"{score:.4g}"
+
+
+def show_routing(console: Console, method: Method, task: TaskOfRuns) -> None:
+    """Which tensors a method by role moves how; nothing, of a method that moves all alike."""
+    if method.role_specs:
+        with torch.random.fork_rng([]):
+            roles = method.roles(task.model(), lambda: task.data.floats(task.data.train_inputs[:2]))
+        assert roles is not None
+        console.print(printable_lines(method.routing(roles)), soft_wrap=True, highlight=False, markup=False)
 
 
 class LiveReporter:
@@ -67,6 +79,8 @@ class LiveReporter:
 
     def begin(self, plan: Plan) -> None:
         self.plan = plan
+        for method in plan.methods:
+            show_routing(self.console, method, plan.task)
         for method in plan.methods:
             runs = sum(cell.method is method for cell in plan.cells)
             self.bars[method] = self.progress.add_task(
@@ -125,6 +139,8 @@ class LineReporter:
             soft_wrap=True,
             highlight=False,
         )
+        for method in plan.methods:
+            show_routing(self.console, method, plan.task)
 
     def point(self, cell: Cell, step: int, score: float) -> None:
         if step == 0:
@@ -167,6 +183,7 @@ def training_progress(
         return
     config, metric, steps = training.config, training.task.metric_name, training.settings.steps
     several = f", {team.size} processes ({team.shard})" if team.size > 1 else ""
+    show_routing(console, training.method, training.task)
     title = f"{training.task.name}: {training.method.title}, lr {config['lr']:.3g}, seed {config['seed']}"
     if console.is_terminal:
         with Progress(

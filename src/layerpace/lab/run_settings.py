@@ -71,7 +71,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all trainings of a request share.
+    """What all runs of a request share.
 
     Attributes:
         eval_every: steps between evaluations.

@@ -197,9 +197,10 @@ def of_one_method() -> Iterator[None]:
 
 def bare(spec: str) -> str:
     """A method as it is written, without its learning rate and schedule, which have keys of their own."""
-    name, _, text = spec.partition(":")
+    own, *others = [part.strip() for part in split_outside_brackets(spec, ";")] or [""]
+    name, _, text = own.partition(":")
     rest = [item for item in split_outside_brackets(text) if not re.match(r"(lr|schedule)=", item)]
-    return f"{name}:{','.join(rest)}" if rest else name
+    return "; ".join([f"{name}:{','.join(rest)}" if rest else name, *others])
 
 
 def stamp(reference: str | None) -> float | None:
@@ -211,7 +212,7 @@ def stamp(reference: str | None) -> float | None:
     return path.stat().st_mtime if path.suffix == ".py" and path.is_file() else None
 
 
-@functools.lru_cache(maxsize=2)  # a sweep's trainings mostly share their task
+@functools.lru_cache(maxsize=2)  # a sweep's runs mostly share their task
 def loaded(
     reference: str | None, data: str, model: str, data_dir: str | None, environment: str | None, stamp: float | None
 ) -> tuple[Task, dict[str, Any]]:

@@ -61,7 +61,7 @@ class Run:
         train, validation = indices
         self.batches = Batches(task.data, train, settings.batch_size, seed, task.augment, self.team)
         self.wrapped = self.model
-        multipliers = method.multipliers(self.model, self.example)
+        multipliers, roles = method.multipliers(self.model, self.example), method.roles(self.model, self.example)
         unused = self.team.replicated and self.team.max(int(self.leaves_out())) > 0
         self.wrapped = self.team.wrapped(self.model, unused)
         self.validation = validation[evenly(len(validation), settings.eval_size)].to(self.device)
@@ -71,7 +71,7 @@ class Run:
         self.tests = evenly(tests, settings.eval_size).to(self.device)
         self.all_tests = torch.arange(tests, device=self.device)
         named = list(self.model.named_parameters())
-        self.optimizer = method.build(named, lr * settings.lr_scale, multipliers)
+        self.optimizer = method.build(named, lr * settings.lr_scale, multipliers, roles)
         self.scheduler = scheduler(
             method.schedule or settings.schedule, self.optimizer, settings.steps, settings.warmup
         )

@@ -10,10 +10,10 @@ from layerpace.layers.by_width import mup
 from layerpace.layers.describing import describe
 from layerpace.layers.matching import matching
 from layerpace.layers.rates import multiplier, prioritize
-from layerpace.layers.roles import ROLES, Role, Roles, by_role, roles
+from layerpace.layers.roles import REST, ROLES, Role, Roles, by_role, roles
 from layerpace.layers.selection import excluded, is_vector, segment_sizes
 
 __all__ = [
-    "ROLES", "Exclude", "ParameterLayers", "Role", "Roles", "Segments", "by_role", "decay", "describe", "excluded",
-    "is_vector", "matching", "multiplier", "mup", "prioritize", "roles", "segment_sizes",
+    "REST", "ROLES", "Exclude", "ParameterLayers", "Role", "Roles", "Segments", "by_role", "decay", "describe",
+    "excluded", "is_vector", "matching", "multiplier", "mup", "prioritize", "roles", "segment_sizes",
 ]  # fmt: skip

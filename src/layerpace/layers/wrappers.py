@@ -1,6 +1,6 @@
 """Modules that wrap a model and put a word of theirs before the names of its parameters.
 
-They are told by their type. Their words are no sign: a model may well have a submodule of its own called ``module``.
+They are recognised by type, not by their words: a model may well have a submodule of its own called ``module``.
 """
 
 from __future__ import annotations

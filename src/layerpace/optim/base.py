@@ -103,7 +103,7 @@ class Layerwise(OpaqueOptimizer):
         max_grad_norm: scale all gradients so that their joint L2 norm is at most this, inside the step.
         backend: "auto" (the fused step of the device), "cpu" or "triton" (an error where that is missing), or
             "reference" (plain torch, which defines the meaning). What the fused step cannot take (other strides than
-            the weight's, a direction of one's own) runs on the reference, tensor by tensor, and all of a step in
+            the weight's, a direction of your own) runs on the reference, tensor by tensor, and all of a step in
             which something lies in memory that it writes; the last bits of its sums depend on the number of threads.
         capturable: count steps on the device, so that a CUDA graph can hold the step; a learning rate that is to
             change from replay to replay must be a tensor on the device then. See docs/gpu.md.

@@ -51,11 +51,13 @@ def take_method(group: dict[str, Any], direction: Direction, rule: Rule, has_vel
         group["direction"] = type(own) if known is None else known
         for name, value in own.options().items():
             group.setdefault(name, value)
-        if "momentum" not in own.options() and not has_velocity and group.get("momentum"):
-            raise ValueError(
-                f"momentum={group['momentum']!r} after the rule is not for this optimizer, and the direction "
-                f"{type(own).__name__} has none of its own"
-            )
+        if not has_velocity:
+            for name in VELOCITY.keys() - own.options().keys() & group.keys():
+                if value := group.pop(name):
+                    raise ValueError(
+                        f"{name}={value!r} after the rule is not for this optimizer, and the direction "
+                        f"{type(own).__name__} has none of its own"
+                    )
         if "momentum" not in own.options() and has_velocity and "momentum" in direction.options():
             for name, value in VELOCITY.items():  # else the group would take over what is the other direction's
                 group.setdefault(name, value)

@@ -88,7 +88,7 @@ class Driver:
             self.reporter.ended(run)
 
     def tidy(self, *runs: Run) -> None:
-        """Remove the checkpoints of trainings that were killed right after their DONE."""
+        """Remove the checkpoints of runs that were killed right after their DONE."""
         if self.runs.runner.reference.startswith("layerpace."):
             for run in runs:
                 if run.status == "before":

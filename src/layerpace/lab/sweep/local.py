@@ -37,7 +37,7 @@ def gpus() -> list[str]:
 def make(out: Path, address: str | None, jobs: int | None, threads: int | None) -> Local:
     """An executor of this machine; see `protocol.MakeExecutor`.
 
-    By default every run has one thread, and there is a run a core: many small trainings are done soonest so.
+    By default every run has one thread, and there is a run a core: many small runs are done soonest so.
     """
     if address is not None:
         raise UsageError(f"--address {address}: belongs to --executor ray")

@@ -19,7 +19,7 @@ class Objective:
 
     Attributes:
         key: of a finite number in the result; None: the score on held-out examples if the run has any, else on the
-            test set (of a grid alone: a search over trainings needs held-out examples, or the figure by name).
+            test set (of a grid alone: a search over runs needs held-out examples, or the figure by name).
         mode: "max": higher is better, "min": lower.
     """
 

@@ -130,7 +130,7 @@ def check(table: Any, name: str, source: str) -> Spec:
 
 
 def held_out(spec: Spec, source: str) -> None:
-    """Refuse a search over trainings that would choose by examples which it does not hold out.
+    """Refuse a search over runs that would choose by examples which it does not hold out.
 
     Raises:
         UsageError: `validation` is missing or 0 somewhere, and the objective is not another figure by name.

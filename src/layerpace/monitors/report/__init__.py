@@ -1,4 +1,4 @@
-"""One HTML file that shows recorded trainings: no network, no server, charts of its own."""
+"""One HTML file that shows recorded runs: no network, no server, charts of its own."""
 
 from .page import write_report
 

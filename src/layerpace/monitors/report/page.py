@@ -43,7 +43,7 @@ def write_report(
     results: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write one self-contained HTML file about recorded trainings.
+    """Write one self-contained HTML file about recorded runs.
 
     It fetches nothing and works from disk. Curves are thinned to what a screen can show, with their extremes; the file
     stays below 8 MB.

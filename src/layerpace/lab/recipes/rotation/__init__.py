@@ -1,6 +1,6 @@
 """The layer rotation paper's figures and tables: all recipes of it.
 
-The trainings that figures share are `family`'s, on the tasks of `trainings`.
+The runs that figures share are `family`'s, on the tasks of `trainings`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trainings that most figures of the layer rotation paper share, and what is measured of them.
+"""The runs that most figures of the layer rotation paper share, and what is measured of them.
 
 The learning rate of a `Variant` is searched for by the accuracy on held-out training examples and the first seed.
 `plan` asks for the search, and once it is over for the other seeds at the best rate; `measured` says what came of them.

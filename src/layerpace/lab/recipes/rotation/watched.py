@@ -1,4 +1,4 @@
-"""A runner of trainings whose layers are watched closer than the lab's: their second moments, or their feedback.
+"""A runner of training runs whose layers are watched closer than the lab's: their second moments, or their feedback.
 
     run(config, folder) -> result
 
@@ -62,7 +62,10 @@ def trained(training: Training, watch: str) -> dict[str, Any]:
     kept, _ = split(len(data.train_inputs), settings.held_out)
     batches = Batches(data, kept, settings.batch_size, seed, task.augment)
     optimizer = training.method.build(
-        list(model.named_parameters()), training.config["lr"], training.method.multipliers(model)
+        list(model.named_parameters()),
+        training.config["lr"],
+        training.method.multipliers(model),
+        training.method.roles(model),
     )
     schedule = scheduler(training.config["schedule"], optimizer, settings.steps)
     layers = [name for name, param in model.named_parameters() if param.requires_grad and param.ndim > 1]
