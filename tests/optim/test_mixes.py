@@ -392,3 +392,20 @@ def test_a_module_stands_for_its_named_parameters(cls: Any) -> None:
     assert [cut.name for cut in cls(model, **options, exclude="1.*").layers.values() if cut.excluded] == names[2:]
     with pytest.raises(ValueError, match="the module Tanh has no parameters"):
         cls(torch.nn.Tanh(), **options)
+
+
+@backends
+def test_groups_whose_rules_were_equal_may_part(backend: str) -> None:
+    """Two groups of one rule are one set of rows; when a user changes the rule of one of them they are two."""
+    a, b = Problem(shapes=SHAPES[:2]), Problem(shapes=SHAPES[:2])
+
+    def groups(problem: Problem) -> list[dict[str, Any]]:
+        both = zip(problem.params, ("adam", "sgd"), strict=True)
+        return [{"params": [p], "direction": d, "rule": R.TrustRatio(clip=2.0)} for p, d in both]
+
+    mix = lp.Layerwise(groups(a), direction="sgd", rule="identity", lr=LR, backend=backend)
+    parts = [lp.Layerwise([g], direction="sgd", rule="identity", lr=LR, backend=backend) for g in groups(b)]
+    train_both(3, a, mix, b, parts)
+    mix.param_groups[1]["rule"] = parts[1].param_groups[0]["rule"] = R.TrustRatio(clip=0.01)
+    train_both(3, a, mix, b, parts, first=3)
+    assert_same(a.weights(), b.weights())
