@@ -30,7 +30,7 @@ def make_app() -> "App":
 
     import layerpace
 
-    from .commands import compare, report, reproduce, results, sweep, train, watch
+    from .commands import compare, rates, report, reproduce, results, sweep, train, watch
 
     app = App(
         name="layerpace",
@@ -38,7 +38,7 @@ def make_app() -> "App":
         version=getattr(layerpace, "__version__", "unknown"),
         help_format="plaintext",
     )
-    for command in (compare, train, sweep, reproduce, watch, report, results):
+    for command in (compare, train, sweep, reproduce, watch, report, rates, results):
         command.add(app)
     return app
 
@@ -77,7 +77,7 @@ def dispatch(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    shows = sys.argv[1:2] in (["report"], ["watch"])
+    shows = sys.argv[1:2] in (["report"], ["watch"], ["rates"])
     missing = [name for name in (FOR_RUNS if shows else NEEDED) if importlib.util.find_spec(name) is None]
     if missing:
         extra = "report" if shows else "lab"

@@ -5,6 +5,7 @@
 
 from layerpace.monitors import plots, sinks
 from layerpace.monitors.diagnose import Finding, Thresholds, diagnose
+from layerpace.monitors.equivalent import NoRates, Rate, Rates, equivalent_rates
 from layerpace.monitors.folder import load
 from layerpace.monitors.history import History
 from layerpace.monitors.monitor import Monitor
@@ -16,10 +17,14 @@ __all__ = [
     "History",
     "LayerInfo",
     "Monitor",
+    "NoRates",
+    "Rate",
+    "Rates",
     "Run",
     "Series",
     "Thresholds",
     "diagnose",
+    "equivalent_rates",
     "load",
     "plots",
     "sinks",

@@ -39,6 +39,7 @@ from layerpace.optim.base import Layerwise
 
 if TYPE_CHECKING:
     from layerpace.monitors.diagnose import Finding
+    from layerpace.monitors.equivalent import Rates
 
 LATER = 1000  # from this step on the rotation curve is read less often
 NUMBERS = 1 << 25  # of a kind that are kept at most, about 4 bytes each in memory and 10 on disk
@@ -272,6 +273,14 @@ class Monitor:
         from layerpace.monitors.diagnose import diagnose
 
         return diagnose(self.run)
+
+    def equivalent_rates(self) -> Rates:
+        """The rates at which LAMB, LARS, PercentDelta and Layca move layers as this training does; see
+        `layerpace.monitors.equivalent_rates`.
+        """
+        from layerpace.monitors.equivalent import equivalent_rates
+
+        return equivalent_rates(self.run)
 
     def feedback(self, classes: Tensor, layers: Sequence[str | nn.Module] | None = None) -> Feedback:
         """Record the silhouette score of what layers get back, in the passes made within it::
