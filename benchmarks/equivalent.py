@@ -4,8 +4,8 @@ Stated before the first run. Three tasks: the digits network (a CNN), the spiral
 GPT. Two sources, AdamW (decay 0.01) and SGD with momentum 0.9 (decay 1e-4), each at the best of six rates a factor of 3
 apart, by held-out score, seed 0. From the source's recorded run of seed 0 come the rates of five methods. Each method
 and the source then train on seeds 1, 2 and 3 with everything else alike. Measured: test score of the method minus that
-of the source, paired by seed. A rate carries over if the 95% t interval of the difference reaches -2 points or more on all
-three tasks; else it is said not to. The same methods at their default rates are run, too, for comparison.
+of the source, paired by seed. A rate carries over if the 95% t interval of the difference reaches -2 points or more on
+all three tasks; else it is said not to. The same methods at their default rates are run, too, for comparison.
 """
 
 from __future__ import annotations
