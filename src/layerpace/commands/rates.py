@@ -38,6 +38,7 @@ def add(app: App) -> None:
         """
         import json as text
 
+        from ..engine.common.printable import printable_lines
         from ..monitors.equivalent import NoRates, equivalent_rates
         from ..monitors.folder import find, load
 
@@ -61,4 +62,4 @@ def add(app: App) -> None:
             document = {"source": found.source, "steps": found.steps, "methods": methods, "assumes": found.assumes}
             sys.stdout.write(text.dumps(document, indent=2) + "\n")
         else:
-            print(found)
+            print(printable_lines(found))

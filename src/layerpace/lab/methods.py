@@ -267,7 +267,9 @@ def try_out(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
 def group_options(spec: str) -> dict[str, Any]:
     """A method as the options of a param group."""
     method = parse_method(spec)
-    made: Any = method.build([("w", nn.Parameter(torch.ones(1, 1)))], (method.rates or (method.default_lr,))[0])
+    made: Any = method.build(
+        [("w", nn.Parameter(torch.ones(1, 1, device="cpu")))], (method.rates or (method.default_lr,))[0]
+    )
     (group,) = made.param_groups
     options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
     return {**options, "direction": made.direction, "rule": made.rule, "exclude": made._exclude}

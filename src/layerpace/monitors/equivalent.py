@@ -41,6 +41,7 @@ WARM = 0.5  # of the largest rate: records below it are of a warm-up, or of the 
 SMALLEST_RHO = 0.02
 APART = 30.0  # largest over smallest relative update of the layers, from which on their median says little
 MOMENTUM = 0.9
+QUARTILES = (0.25, 0.5, 0.75)
 
 
 class NoRates(ValueError):
@@ -138,7 +139,7 @@ def equivalent_rates(run: Run | Monitor, skip: float = 0.1) -> Rates:
     wide = [len(layer.shape) >= 2 and layer.trained for layer in data.layers]
     lr = history["learning_rate"].double()
     peak = torch.nan_to_num(lr, nan=0.0, posinf=0.0).amax(0)
-    counts = torch.arange(len(lr)) >= int(skip * len(lr))
+    counts = torch.arange(len(lr), device="cpu") >= int(skip * len(lr))
     here = counts[:, None] & (lr >= WARM * peak) & (lr > 0)
 
     def of(values: Tensor, linear: bool = True) -> Tensor:
@@ -147,7 +148,7 @@ def equivalent_rates(run: Run | Monitor, skip: float = 0.1) -> Rates:
         good = torch.where(here & torch.isfinite(per_unit) & (values > 0), per_unit, torch.nan)
         return good.nanmedian(0).values * (peak if linear else 1.0)
 
-    n = torch.tensor([float(layer.entries) for layer in data.layers], dtype=torch.float64)
+    n = torch.tensor([float(layer.entries) for layer in data.layers], dtype=torch.float64, device="cpu")
     share, share1 = of(history["relative_update_l2"]), of(history["relative_update_l1"])
     turn = of(history["rotation_angle"].double().tan())
     norm = of(history["update_norm"])
@@ -164,7 +165,7 @@ def equivalent_rates(run: Run | Monitor, skip: float = 0.1) -> Rates:
             rho = rho * math.sqrt((1 - mu) / (1 + mu))
         more, alike = ({"momentum": mu}, "heavy_ball") if momentum else ({}, "sgd")
         source = f"SGD, momentum {float(momentum or 0):g}, lr {float(peak.max()):.3g}"
-    usable = torch.tensor(wide) & torch.isfinite(share) & torch.isfinite(rho) & torch.isfinite(turn)
+    usable = torch.tensor(wide, device="cpu") & torch.isfinite(share) & torch.isfinite(rho) & torch.isfinite(turn)
     if not bool(usable.any()):
         raise NoRates(f"{data.name}: no matrix has moved at a rate above 0 in the records that count")
     rho = rho.clamp(SMALLEST_RHO, 1.0)
@@ -180,9 +181,7 @@ def equivalent_rates(run: Run | Monitor, skip: float = 0.1) -> Rates:
     }
     rates = []
     for method, (values, own) in found.items():
-        low, middle, high = torch.quantile(
-            values[usable], torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-        ).tolist()
+        low, middle, high = [float(torch.quantile(values[usable], at)) for at in QUARTILES]
         rates.append(Rate(method, middle, low, high, int(usable.sum()), own))
     at = [step for step, row in zip(history.steps, here.any(1).tolist(), strict=True) if row]
     assumes = ["the source's schedule and warm-up, batch size and number of steps"]
